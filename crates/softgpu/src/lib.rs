@@ -1,0 +1,1 @@
+//! A software GPU: runs PTX kernels behind the CUDA driver API, and checks every access.

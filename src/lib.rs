@@ -1,0 +1,1 @@
+//! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise.
