@@ -1,1 +1,3 @@
 //! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise.
+
+pub mod reference;

@@ -1,0 +1,17 @@
+//! The reference: every operation once more, naive and in float64.
+//!
+//! It is the oracle of the tests and what `Device::cpu()` runs. It shares nothing with the kernels or their plans, so that
+//! both cannot make the same mistake, and it may be slow but not clever: a row is read into float64, one function of
+//! [`row`] computes it with the formula of the documentation, and the result is rounded once to the output type.
+//!
+//! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] wraps it for
+//! strided operands and run the rows in parallel.
+
+pub mod round;
+pub mod row;
+mod rows;
+pub mod softmax;
+mod sum;
+
+pub use rows::{Operand, Output, Real, Rows, Visible};
+pub use sum::Sum;
