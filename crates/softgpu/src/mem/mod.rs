@@ -1,0 +1,9 @@
+//! Memory: the device address space, shared memory, and what is known about each byte.
+
+pub mod allocation;
+pub(crate) mod block;
+pub mod space;
+pub mod windows;
+
+pub use allocation::{Allocation, Background, Poison};
+pub use space::{AllocationInfo, FreeError, MemoryFault, MemoryFaultKind, OutOfMemory, Snapshot, Space};
