@@ -1,0 +1,245 @@
+//! From `kernels/*.cu` to images: which sources there are, what each depends on, and nvcc for those that changed.
+
+use super::Failure;
+use super::resources::{self, Kernel};
+use super::toolchain::Nvcc;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, thread};
+
+/// The architectures of a release build. For each an image holds machine code and the PTX it came from: the driver
+/// translates the oldest PTX for GPUs newer than all of them, and the software GPU runs PTX only.
+const ARCHS: [&str; 2] = ["80", "90a"];
+
+/// Flags of every compilation. `-lineinfo` costs no speed and lets profilers and the software GPU name source lines.
+const FLAGS: [&str; 9] = [
+    "-fatbin",
+    "-O3",
+    "-std=c++17",
+    "--compress-mode=none",
+    "-lineinfo",
+    "-Werror",
+    "all-warnings",
+    "-Xptxas=-v",
+    "-Ikernels",
+];
+
+/// One kernel file.
+pub struct Source {
+    /// The file's name without folder and extension: the image's name.
+    pub stem: String,
+    path: PathBuf,
+}
+
+/// Every `kernels/*.cu`, by name.
+pub fn sources(kernels: &Path) -> Result<Vec<Source>, Failure> {
+    let entries = fs::read_dir(kernels).map_err(|error| vec![format!("cannot read {}: {error}", kernels.display())])?;
+    let mut sources: Vec<Source> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .map(|path| Source { stem: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path })
+        .collect();
+    sources.sort_by(|a, b| a.stem.cmp(&b.stem));
+    Ok(sources)
+}
+
+/// The architectures to compile for: all, or those that `SUMEXP_CUDA_ARCHS` names.
+pub fn archs(wanted: Option<&str>) -> Result<Vec<&'static str>, Failure> {
+    let Some(wanted) = wanted.filter(|wanted| !wanted.trim().is_empty()) else { return Ok(ARCHS.to_vec()) };
+    let mut chosen = Vec::new();
+    for name in wanted.split(',').map(str::trim) {
+        match ARCHS.iter().find(|arch| **arch == name) {
+            Some(arch) => chosen.push(*arch),
+            None => {
+                return Err(vec![
+                    format!("SUMEXP_CUDA_ARCHS is \"{wanted}\": \"{name}\" is not one of {}.", ARCHS.join(", ")),
+                    "Fix: unset it for all architectures, or name some of these, separated by commas.".to_string(),
+                ]);
+            }
+        }
+    }
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// Compiles what changed and returns what every kernel of every source uses.
+pub fn all(nvcc: &Nvcc, archs: &[&str], root: &Path, out: &Path, sources: &[Source]) -> Result<Vec<Kernel>, Failure> {
+    let build = Build { nvcc, archs, root, out };
+    let mut pending = Vec::new();
+    for source in sources {
+        let key = build.key(source)?;
+        if !build.is_current(source, &key) {
+            pending.push((source, key));
+        }
+    }
+
+    // Cargo's own limit on parallel work. With fewer files than cores nvcc takes the architectures side by side.
+    let cores = env::var("NUM_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize).max(1);
+    let workers = cores.min(pending.len());
+    let threads = if workers == 0 { 1 } else { cores / workers };
+    let next = AtomicUsize::new(0);
+    let failures: Mutex<Vec<(usize, Failure)>> = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((index, (source, key))) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    pending.get(index).map(|job| (index, job))
+                } {
+                    if let Err(lines) = build.compile(source, key, threads) {
+                        failures.lock().expect("no worker panics").push((index, lines));
+                    }
+                }
+            });
+        }
+    });
+    let mut failures = failures.into_inner().expect("no worker panics");
+    failures.sort_by_key(|(index, _)| *index);
+    let failures: Failure = failures.into_iter().flat_map(|(_, lines)| lines).collect();
+    if !failures.is_empty() {
+        return Err(failures);
+    }
+
+    let mut kernels = Vec::new();
+    for source in sources {
+        kernels.extend(build.inspect(source)?);
+    }
+    Ok(kernels)
+}
+
+/// What is common to all compilations of one run.
+struct Build<'a> {
+    nvcc: &'a Nvcc,
+    archs: &'a [&'a str],
+    root: &'a Path,
+    out: &'a Path,
+}
+
+impl Build<'_> {
+    fn output(&self, source: &Source, extension: &str) -> PathBuf {
+        self.out.join(format!("{}.{extension}", source.stem))
+    }
+
+    /// Everything an image depends on, in one number: the compiler, the flags, the source and its headers.
+    fn key(&self, source: &Source) -> Result<String, Failure> {
+        let mut hasher = DefaultHasher::new();
+        (&self.nvcc.version, self.archs, FLAGS).hash(&mut hasher);
+        for variable in ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
+            env::var_os(variable).hash(&mut hasher);
+        }
+        let mut files = BTreeSet::new();
+        headers(&source.path, &self.root.join("kernels"), &mut files)?;
+        for file in &files {
+            let name = file.strip_prefix(self.root).unwrap_or(file);
+            (name, read(file)?).hash(&mut hasher);
+        }
+        Ok(format!("{:016x}", hasher.finish()))
+    }
+
+    fn is_current(&self, source: &Source, key: &str) -> bool {
+        // The key is written after everything else, so where it is right the rest is complete.
+        self.output(source, "fatbin").is_file()
+            && fs::read_to_string(self.output(source, "key")).is_ok_and(|kept| kept == key)
+    }
+
+    fn compile(&self, source: &Source, key: &str, threads: usize) -> Result<(), Failure> {
+        let image = self.output(source, "fatbin");
+        // An interrupted run must not leave an old key beside a new image.
+        let _ = fs::remove_file(self.output(source, "key"));
+        let mut command = Command::new(&self.nvcc.path);
+        command.current_dir(self.root).args(FLAGS).arg(format!("--threads={threads}"));
+        for arch in self.archs {
+            command.arg("-gencode").arg(format!("arch=compute_{arch},code=[sm_{arch},compute_{arch}]"));
+        }
+        command.arg("-o").arg(&image).arg(source.path.strip_prefix(self.root).unwrap_or(&source.path));
+        let output =
+            command.output().map_err(|error| vec![format!("{} cannot be run: {error}", self.nvcc.path.display())])?;
+        let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if !output.status.success() {
+            return Err(self.failed(source, &log));
+        }
+        super::write(&self.output(source, "ptxas"), &log)?;
+        self.inspect(source)?;
+        super::write(&self.output(source, "key"), key)
+    }
+
+    fn failed(&self, source: &Source, log: &str) -> Failure {
+        let name = self.nvcc.path.display();
+        let mut lines = vec![format!("{name} (found through {}) failed on {}:", self.nvcc.why, source.path.display())];
+        // What ptxas says of the kernels that did compile would bury the reason.
+        lines.extend(log.lines().filter(|line| !resources::is_usage(line)).map(str::to_string));
+        if ["host compiler", "cc1plus", "gcc"].iter().any(|word| log.contains(word)) {
+            lines.push(
+                "Fix: install a C++ host compiler (Debian/Ubuntu: apt install g++); nvcc needs it even for device code."
+                    .to_string(),
+            );
+        }
+        lines
+    }
+
+    /// Reads what the compiler reported of one image and refuses what must not ship.
+    fn inspect(&self, source: &Source) -> Result<Vec<Kernel>, Failure> {
+        let path = self.output(source, "fatbin");
+        let image = fs::read(&path).map_err(|error| vec![format!("cannot read {}: {error}", path.display())])?;
+        let ptx = String::from_utf8_lossy(&image);
+        for arch in self.archs {
+            if !ptx.contains(&format!(".target sm_{arch}\n")) {
+                return Err(vec![
+                    format!("{} holds no readable PTX for compute_{arch}.", path.display()),
+                    "Fix: unset NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS, which may compress it.".to_string(),
+                ]);
+            }
+        }
+        let log = read(&self.output(source, "ptxas"))?;
+        let kernels = resources::kernels(&source.stem, &log, &ptx);
+        resources::gate(&source.stem, &read(&source.path)?, &log, &kernels, self.archs.len() == ARCHS.len())?;
+        Ok(kernels)
+    }
+}
+
+/// Adds `file` and every file it includes by `#include "..."`, looked up as nvcc does: beside the including file, then
+/// in `kernels`. Conditions are not evaluated, so the set may be too large but never too small.
+fn headers(file: &Path, kernels: &Path, files: &mut BTreeSet<PathBuf>) -> Result<(), Failure> {
+    if !files.insert(file.to_path_buf()) {
+        return Ok(());
+    }
+    for line in read(file)?.lines() {
+        let Some(rest) = line.trim_start().strip_prefix('#') else { continue };
+        let Some(rest) = rest.trim_start().strip_prefix("include") else { continue };
+        let Some(name) = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else { continue };
+        let beside = file.parent().unwrap_or(kernels).join(name);
+        let found = [beside, kernels.join(name)].into_iter().find(|path| path.is_file());
+        // A name that neither folder has is nvcc's to explain.
+        if let Some(path) = found.and_then(|path| path.canonicalize().ok()) {
+            headers(&path, kernels, files)?;
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|error| vec![format!("cannot read {}: {error}", path.display())])
+}
+
+/// `images.rs`: the images by name. Aligned, because the driver reads an image's header as 8-byte words.
+pub fn index(sources: &[Source]) -> String {
+    let mut text = "#[repr(C, align(64))]\nstruct Aligned<B: ?Sized>(B);\n".to_string();
+    for Source { stem, .. } in sources {
+        text += &format!(
+            "static {}: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{stem}.fatbin\")));\n",
+            stem.to_uppercase()
+        );
+    }
+    text += "/// The compiled kernel files: name of the file without its extension, fatbin.\n";
+    text += "pub static IMAGES: &[(&str, &[u8])] = &[";
+    for Source { stem, .. } in sources {
+        text += &format!("(\"{stem}\", &{}.0), ", stem.to_uppercase());
+    }
+    text + "];\n"
+}

@@ -1,0 +1,2 @@
+// Parameter blocks of the kernels.
+#include <stdint.h>
