@@ -4,9 +4,10 @@
 //! both cannot make the same mistake, and it may be slow but not clever: a row is read into float64, one function of
 //! [`row`] computes it with the formula of the documentation, and the result is rounded once to the output type.
 //!
-//! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] wraps it for
+//! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] and [`cross_entropy`] wrap it for
 //! strided operands and run the rows in parallel.
 
+pub mod cross_entropy;
 pub mod round;
 pub mod row;
 mod rows;
