@@ -1,0 +1,1 @@
+//! Control of the software GPU from tests: settings, findings, counters.

@@ -1,0 +1,49 @@
+//! What an operation sees besides its warp: the launch, the CTA and where results of checks go.
+
+use crate::check::{self, Finding};
+use crate::count::Tally;
+use crate::ir::Kernel;
+use crate::launch::{Fault, Launch, Where};
+use crate::mem::Shared;
+
+use super::Warp;
+
+/// Surroundings of the warps of one CTA.
+pub struct Env<'l> {
+    /// The launch: grid, block, parameters, memory, settings.
+    pub launch: &'l Launch,
+    /// Its kernel.
+    pub kernel: &'l Kernel,
+    /// Coordinates of the CTA.
+    pub cta: [u32; 3],
+    /// The CTA's number: x fastest.
+    pub cta_index: u64,
+    /// Index of the instruction being executed.
+    pub pc: u32,
+    /// The CTA's shared memory.
+    pub shared: Shared,
+    /// Order between the CTA's threads, for race detection.
+    pub order: check::Order,
+    /// Counts by instruction.
+    pub tally: Tally,
+    /// What ends the launch; the first one stays.
+    pub fault: Option<Fault>,
+    /// What the checks found so far.
+    pub findings: Vec<Finding>,
+    /// Instructions issued by all warps so far: `%clock64`.
+    pub clock: u64,
+}
+
+impl Env<'_> {
+    /// Describes the current instruction in `warp`, for lane `lane`.
+    pub fn at(&self, warp: &Warp, lane: u32) -> Where {
+        self.kernel.describe(self.pc, self.cta, warp.index, lane)
+    }
+
+    /// Ends the launch with a CUDA error code. The first fault stays.
+    pub fn fault(&mut self, warp: &Warp, lane: u32, code: u32, text: String) {
+        if self.fault.is_none() {
+            self.fault = Some(Fault { code, text, at: Some(self.at(warp, lane)) });
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Decoding of the family `int`.
+
+use super::{Decoded, Lower};
+use crate::ptx::Statement;
+
+/// Decodes a statement of this family.
+pub fn decode(_stmt: &Statement, _lower: &mut Lower<'_>) -> Option<Decoded> {
+    None
+}

@@ -1,0 +1,1 @@
+//! Module images: PTX text and fatbins to kernels and variables.

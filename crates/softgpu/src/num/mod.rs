@@ -1,0 +1,1 @@
+//! Number formats and rounding: halves, directed rounding, approximate functions.

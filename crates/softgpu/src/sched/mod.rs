@@ -1,0 +1,1 @@
+//! The scheduler: which warp runs next, and for how long.
