@@ -1,7 +1,9 @@
 //! Cross-entropy on class targets: the formulae on one row, and the loop over strided operands.
 
+use crate::dtype::Float;
+
 use super::row::State;
-use super::{Operand, Output, Real, Rows, Sum};
+use super::{Operand, Output, Rows, Sum};
 
 /// What the target of a row says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,13 +91,13 @@ pub struct Batch<'a, T, I> {
     pub tau: f64,
 }
 
-impl<T: Real, I: Index> Batch<'_, T, I> {
+impl<T: Float, I: Index> Batch<'_, T, I> {
     fn target(&self, rows: &Rows, row: usize) -> Target {
         Target::of(self.targets.at(rows, row).to_i64(), rows.len(), self.ignore_index)
     }
 
     fn row(&self, rows: &Rows, row: usize) -> Vec<f64> {
-        self.logits.row(rows, row).map(Real::to_f64).collect()
+        self.logits.row(rows, row).map(Float::to_f64).collect()
     }
 
     /// The first row whose target is bad, and that target.

@@ -8,11 +8,10 @@
 //! strided operands and run the rows in parallel.
 
 pub mod cross_entropy;
-pub mod round;
 pub mod row;
 mod rows;
 pub mod softmax;
 mod sum;
 
-pub use rows::{Operand, Output, Real, Rows, Visible};
+pub use rows::{Operand, Output, Rows, Visible};
 pub use sum::Sum;

@@ -1,44 +1,7 @@
 //! Strided operands and the loop over rows.
 
-use half::{bf16, f16};
+use crate::mask::Polarity;
 use rayon::prelude::*;
-
-use super::round::to_odd_f32;
-
-/// A floating-point type that the reference reads and writes.
-pub trait Real: Copy + Default + Send + Sync {
-    /// The value, exactly.
-    fn to_f64(self) -> f64;
-    /// The nearest value of this type, ties to even: one rounding.
-    fn from_f64(x: f64) -> Self;
-}
-
-impl Real for f32 {
-    fn to_f64(self) -> f64 {
-        f64::from(self)
-    }
-    fn from_f64(x: f64) -> f32 {
-        x as f32
-    }
-}
-
-impl Real for f16 {
-    fn to_f64(self) -> f64 {
-        f64::from(self.to_f32())
-    }
-    fn from_f64(x: f64) -> f16 {
-        f16::from_f32(to_odd_f32(x))
-    }
-}
-
-impl Real for bf16 {
-    fn to_f64(self) -> f64 {
-        f64::from(self.to_f32())
-    }
-    fn from_f64(x: f64) -> bf16 {
-        bf16::from_f32(to_odd_f32(x))
-    }
-}
 
 /// The rows of a call: all lines along `dim` of a tensor of this shape, numbered row-major over the other dims.
 #[derive(Clone, Copy, Debug)]
@@ -66,10 +29,10 @@ impl Rows<'_> {
     }
 
     /// Position of the first entry of a row in an operand with these strides.
-    pub(super) fn start(&self, strides: &[usize], row: usize) -> usize {
+    pub(super) fn start(&self, strides: &[u64], row: usize) -> usize {
         let (mut rest, mut start) = (row, 0);
         for k in (0..self.shape.len()).rev().filter(|k| *k != self.dim) {
-            start += rest % self.shape[k] * strides[k];
+            start += rest % self.shape[k] * strides[k] as usize;
             rest /= self.shape[k];
         }
         start
@@ -82,13 +45,13 @@ pub struct Operand<'a, T> {
     /// From the entry at index 0 on, as far as the strides reach.
     pub data: &'a [T],
     /// In entries, one per dim of the shape; 0 repeats an entry. An operand with one entry per row is read at index 0 of the dim.
-    pub strides: &'a [usize],
+    pub strides: &'a [u64],
 }
 
 impl<T: Copy> Operand<'_, T> {
     /// One row, entry by entry.
     pub(super) fn row(&self, rows: &Rows, row: usize) -> impl Iterator<Item = T> {
-        let (start, step) = (rows.start(self.strides, row), self.strides[rows.dim]);
+        let (start, step) = (rows.start(self.strides, row), self.strides[rows.dim] as usize);
         (0..rows.len()).map(move |i| self.data[start + i * step])
     }
 
@@ -103,8 +66,8 @@ impl<T: Copy> Operand<'_, T> {
 pub struct Visible<'a> {
     /// The mask's bytes; any non-zero byte is true.
     pub bits: Operand<'a, u8>,
-    /// What true means: the entry is visible (a `keep` mask) or hidden (a `hide` mask).
-    pub shown_when: bool,
+    /// What true means.
+    pub polarity: Polarity,
 }
 
 /// An output; strides as in [`Operand`], none of them 0 where the dim is longer than 1.
@@ -113,7 +76,7 @@ pub struct Output<'a, T> {
     /// From the entry at index 0 on, as far as the strides reach.
     pub data: &'a mut [T],
     /// In entries, one per dim of the shape.
-    pub strides: &'a [usize],
+    pub strides: &'a [u64],
 }
 
 /// At most so many results are held back before they are put in their places.
@@ -122,7 +85,7 @@ const SLAB: usize = 1 << 20;
 impl<T: Copy + Default + Send + Sync> Output<'_, T> {
     /// Computes every row by `compute(row, results)`, in parallel, and writes it along the dim.
     pub(super) fn write_rows(self, rows: &Rows, compute: impl Fn(usize, &mut [T]) + Sync) {
-        let step = self.strides[rows.dim];
+        let step = self.strides[rows.dim] as usize;
         self.write(rows, rows.len(), step, compute);
     }
 
