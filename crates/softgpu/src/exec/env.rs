@@ -40,6 +40,13 @@ impl Env<'_> {
         self.kernel.describe(self.pc, self.cta, warp.index, lane)
     }
 
+    /// Records what a check found. Execution goes on: one run then shows more than one mistake.
+    #[cold]
+    pub fn find(&mut self, mut finding: Finding) {
+        finding.seed = self.launch.settings.seed;
+        check::record(&mut self.findings, finding);
+    }
+
     /// Ends the launch with a CUDA error code. The first fault stays.
     pub fn fault(&mut self, warp: &Warp, lane: u32, code: u32, text: String) {
         if self.fault.is_none() {
