@@ -22,8 +22,8 @@ mkdir -p .cuda/tmp
 # --target installs beside the Python in use, not into it: distributions that manage their own Python allow that.
 # The temporary folder and the missing cache keep pip inside .cuda as well.
 # shellcheck disable=SC2086 # the package list is meant to be split
-TMPDIR="$PWD/.cuda/tmp" python3 -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-deps \
-    --no-compile --only-binary :all: --upgrade --target .cuda $packages
+TMPDIR="$PWD/.cuda/tmp" python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    --no-cache-dir --no-deps --no-compile --only-binary :all: --upgrade --target .cuda $packages
 rm -rf .cuda/tmp
 .cuda/nvidia/cu13/bin/nvcc --version >/dev/null
 echo "$packages" >"$installed"

@@ -1,0 +1,37 @@
+# Each target does its own set-up: tools/setup.sh fetches nvcc and libclang into .cuda only where there are none.
+CARGO = cargo
+# `make demo ARGS="--text FILE --steps 500"`
+ARGS =
+
+.PHONY: help setup demo test bench check softgpu gpu-bundle resources
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+setup:           ## nvcc and libclang into .cuda, if the machine has none
+	@tools/setup.sh
+
+demo: setup      ## train a next-character model, draw its loss, sample from it
+	$(CARGO) run --release --example train_characters -- $(ARGS)
+
+test: setup      ## every test; kernels run on the software GPU (SUMEXP_TEST_DEVICE=cuda: on a real one)
+	$(CARGO) test --workspace
+
+bench: setup     ## GB/s of every op against the machine's copy bandwidth, on a GPU or on the CPU
+	$(CARGO) bench --benches -- $(ARGS)
+
+check: setup     ## format, lints, documentation, house rules
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+	$(CARGO) test --test house
+
+softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it with LD_LIBRARY_PATH=target/softgpu
+	$(CARGO) build --release -p softgpu
+	install -D target/release/libsoftgpu.so target/softgpu/libcuda.so
+	ln -sf libcuda.so target/softgpu/libcuda.so.1
+
+gpu-bundle: setup ## target/gpu-bundle.tar.gz: tests and benchmarks for a GPU host without Rust
+	tools/bundle.sh
+
+resources: setup ## registers, shared memory, spills and occupancy of every kernel
+	$(CARGO) run --quiet --example resources
