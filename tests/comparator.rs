@@ -3,7 +3,7 @@
 mod common;
 
 use common::compare::{Format, Tolerance, assert_right, assert_same_bits, error, faults};
-use sumexp::{Float, bf16, f16};
+use sumexp::{bf16, f16};
 
 const NAN: f32 = f32::NAN;
 const INF: f32 = f32::INFINITY;
