@@ -63,6 +63,8 @@ pub enum Operand {
     Sink,
     /// The statement index a label stands for.
     Label(u32),
+    /// A `.branchtargets` list, by its number in the function.
+    Table(u32),
     /// `(a, b)`: the argument and result lists of a call.
     List(Vec<Operand>),
 }
@@ -84,6 +86,8 @@ pub struct Statement {
     pub place: Place,
     /// Line of the PTX text, from 1.
     pub line: u32,
+    /// Start and end in the module's text.
+    pub(crate) span: (u32, u32),
 }
 
 impl Statement {
