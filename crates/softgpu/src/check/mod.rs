@@ -15,8 +15,11 @@ impl Order {
         Order {}
     }
 
-    /// A CTA barrier completed with these participants: one lane mask per warp.
-    pub fn barrier(&mut self, _participants: &[u32]) {}
+    /// Lanes `mask` of a warp arrive at a barrier of the CTA: what they did before is released into it.
+    pub fn arrive(&mut self, _barrier: u32, _warp: u32, _mask: u32) {}
+
+    /// A barrier completes: the waiting lanes, one mask per warp, acquire what was released into it.
+    pub fn complete(&mut self, _barrier: u32, _waiting: &[u32]) {}
 
     /// `bar.warp.sync` (or an operation as strong) of the lanes `mask` of a warp.
     pub fn warp_sync(&mut self, _warp: u32, _mask: u32) {}

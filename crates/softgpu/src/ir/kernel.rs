@@ -1,6 +1,6 @@
 //! A lowered kernel: instructions, the slots to fill before a warp starts, and what a launch must provide.
 
-use super::Inst;
+use super::{Control, Inst};
 use crate::launch::Where;
 
 /// A kernel parameter.
@@ -56,9 +56,6 @@ pub enum Special {
     LaneMaskLe,
     LaneMaskGt,
     LaneMaskGe,
-    SmId,
-    NsmId,
-    GridId,
     DynamicSharedSize,
     TotalSharedSize,
 }
@@ -130,6 +127,10 @@ pub struct Kernel {
     pub insts: Vec<Inst>,
     /// Operand lists that do not fit into an instruction (vectors).
     pub pool: Vec<u16>,
+    /// Branches, exits and barriers, named by the `x` of their instructions.
+    pub controls: Vec<Control>,
+    /// The first slot that operations may write; those before it are filled once (and 0 and 1 take unwanted results).
+    pub first_register: usize,
     /// Slots and the values they are filled with.
     pub fills: Vec<(u16, Fill)>,
     /// Number of slots.

@@ -1,8 +1,15 @@
 //! The executable form of a kernel, and the way from PTX statements to it.
 
+mod cfg;
+mod control;
 pub(crate) mod decode;
 mod inst;
 mod kernel;
+mod layout;
+mod live;
+mod lower;
+mod slots;
 
+pub use control::{Barrier, BarrierAction, Control};
 pub use inst::{Class, Inst, Kind};
 pub use kernel::{Fill, Kernel, Param, SharedLayout, SharedVariable, Source, Special, Unsupported};

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::Reject;
+use super::{Reject, special};
 use crate::exec::{Op, nothing};
-use crate::ir::{Class, Fill, Inst, Kind, SharedLayout, Source};
+use crate::ir::{Class, Control, Fill, Inst, Kind, Source};
 use crate::ptx::{Base, Operand, Reg, Type};
 
 /// State spaces of variables and addresses.
@@ -66,8 +66,8 @@ pub struct Lower<'m> {
     pub(crate) regs: Vec<RegInfo>,
     /// Parameters, shared, local and module variables by name.
     pub(crate) symbols: &'m HashMap<String, Symbol>,
-    /// Shared memory of the kernel.
-    pub(crate) shared: &'m SharedLayout,
+    /// `.branchtargets` lists.
+    pub(crate) tables: &'m [Vec<u32>],
     /// Registers read by the current statement.
     pub(crate) uses: Vec<Reg>,
     /// Registers written by the current statement.
@@ -78,6 +78,8 @@ pub struct Lower<'m> {
     pub(crate) next_fill: usize,
     /// Operand lists.
     pub(crate) pool: Vec<u16>,
+    /// Branches, exits and barriers.
+    pub(crate) controls: Vec<Control>,
     /// Whether to choose the AVX2 build.
     pub(crate) wide: bool,
 }
@@ -89,7 +91,17 @@ impl Lower<'_> {
     }
 
     /// An instruction that the scheduler does itself.
-    pub fn empty(kind: Kind, class: Class) -> Inst {
+    pub fn control(&mut self, control: Control, class: Class) -> Inst {
+        self.controls.push(control);
+        Inst { x: self.controls.len() as u32 - 1, ..Lower::empty(Kind::Control, class) }
+    }
+
+    /// The exit of a kernel.
+    pub fn exit(&mut self) -> Inst {
+        self.control(Control::Exit, Class::Control)
+    }
+
+    fn empty(kind: Kind, class: Class) -> Inst {
         Inst { run: nothing, x: 0, y: 0, guard: TRUE_PRED, d: 0, a: 0, b: 0, c: 0, m: 0, kind, negate: false, class }
     }
 
@@ -236,8 +248,13 @@ impl Lower<'_> {
         self.fill(source, pair)
     }
 
-    fn special(&mut self, name: &str, _ty: Type) -> Result<u16, Reject> {
-        Err(Reject(format!("special register {name} is not implemented")))
+    fn special(&mut self, name: &str, ty: Type) -> Result<u16, Reject> {
+        let special =
+            special::parse(name).ok_or_else(|| Reject(format!("special register {name} is not implemented")))?;
+        if ty.bits() > 32 {
+            return Err(Reject(format!("the 32-bit register {name} where .{} is expected", ty.name())));
+        }
+        self.fill(Source::Special(special), false)
     }
 
     fn register(&mut self, reg: Reg, ty: Type, write: bool) -> Result<u16, Reject> {

@@ -20,7 +20,9 @@
 
 mod lower;
 mod mods;
+mod special;
 
+pub mod control;
 pub mod convert;
 pub mod float;
 pub mod half;
@@ -29,7 +31,7 @@ pub mod memory;
 pub mod pred;
 pub mod warp;
 
-pub use lower::{Addr, Lower, Space};
+pub use lower::{Addr, FIRST_FREE, Lower, RegInfo, Space, Symbol, TRUE_PRED};
 pub use mods::{Mods, operands, reject_type};
 
 use crate::ptx::Statement;
@@ -48,5 +50,13 @@ impl<S: Into<String>> From<S> for Reject {
 pub type Decoded = Result<super::Inst, Reject>;
 
 /// The families, asked in this order.
-pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] =
-    &[float::decode, int::decode, half::decode, convert::decode, pred::decode, memory::decode, warp::decode];
+pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
+    float::decode,
+    control::decode,
+    int::decode,
+    half::decode,
+    convert::decode,
+    pred::decode,
+    memory::decode,
+    warp::decode,
+];

@@ -1,0 +1,114 @@
+//! Where parameters and variables of a kernel lie.
+
+use std::collections::{HashMap, HashSet};
+
+use super::decode::{Space, Symbol};
+use super::{Param, SharedLayout, SharedVariable};
+use crate::ptx::{Base, Function, Module, Operand, Variable, VariableSpace};
+
+/// Names and addresses of everything a kernel may name.
+pub struct Layout {
+    pub symbols: HashMap<String, Symbol>,
+    pub params: Vec<Param>,
+    pub param_bytes: u32,
+    pub shared: SharedLayout,
+    pub local_bytes: u32,
+}
+
+/// Gaps between static shared arrays are multiples of this, so that each word stays in its bank.
+const BANK_ROW: u64 = 128;
+/// More than any device has; keeps addresses within 32 bits.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Lays out `function`'s parameters, local and shared variables. The error is one sentence.
+pub fn layout(module: &Module, function: &Function) -> Result<Layout, String> {
+    let mut symbols = HashMap::new();
+    for (index, variable) in module.variables.iter().enumerate() {
+        let size = u32::try_from(variable.size).unwrap_or(u32::MAX);
+        symbols.insert(variable.name.clone(), Symbol { space: Space::Global, at: index as u32, size });
+    }
+    let mut at = 0u64;
+    let mut params = Vec::new();
+    for variable in &function.params {
+        at = place(&mut symbols, variable, at, Space::Param)?;
+        let Symbol { at: offset, size, .. } = symbols[&variable.name];
+        params.push(Param { name: variable.name.clone(), offset, size, align: variable.align });
+    }
+    let param_bytes = at as u32;
+    let mut local = 0u64;
+    for variable in function.variables.iter().filter(|v| v.space == VariableSpace::Local) {
+        local = place(&mut symbols, variable, local, Space::Local)?;
+    }
+    let shared = shared(module, function, &mut symbols)?;
+    Ok(Layout { symbols, params, param_bytes, shared, local_bytes: local as u32 })
+}
+
+fn place(symbols: &mut HashMap<String, Symbol>, variable: &Variable, at: u64, space: Space) -> Result<u64, String> {
+    let start = at.next_multiple_of(u64::from(variable.align));
+    let end = start + variable.size;
+    if end > MOST_BYTES {
+        return Err(format!("{} does not fit: {} bytes", variable.name, variable.size));
+    }
+    symbols.insert(variable.name.clone(), Symbol { space, at: start as u32, size: variable.size as u32 });
+    Ok(end)
+}
+
+/// A kernel owns its own arrays and those at module scope that it names.
+fn shared(module: &Module, function: &Function, symbols: &mut HashMap<String, Symbol>) -> Result<SharedLayout, String> {
+    let named = names(function);
+    let own = function.variables.iter().filter(|v| v.space == VariableSpace::Shared);
+    let all: Vec<&Variable> = own.chain(module.shared.iter().filter(|v| named.contains(v.name.as_str()))).collect();
+    let (dynamic, fixed): (Vec<&Variable>, Vec<&Variable>) = all.iter().partition(|v| v.size == 0);
+    // One gap behind every array, the same multiple of every alignment.
+    let gap = all.iter().map(|v| u64::from(v.align)).fold(BANK_ROW, u64::max);
+    let (mut at, mut gaps) = (0u64, 0u64);
+    let mut arrays = Vec::new();
+    for v in fixed {
+        if v.external {
+            return Err(format!("shared variable {} is declared elsewhere", v.name));
+        }
+        let end = place(symbols, v, at, Space::Shared)?;
+        let Some(symbol) = symbols.get_mut(&v.name) else { continue };
+        symbol.at += gaps as u32;
+        arrays.push(SharedVariable { name: v.name.clone(), offset: symbol.at, size: symbol.size, align: v.align });
+        at = end;
+        gaps += gap;
+        if at + gaps > MOST_BYTES {
+            return Err(format!("{} does not fit", v.name));
+        }
+    }
+    // Dynamic memory begins behind the statics at its declared alignment, and never at a better one.
+    let align = dynamic.iter().map(|v| u64::from(v.align)).max().unwrap_or(16);
+    let mut start = (at + gaps).next_multiple_of(align);
+    if start % (2 * align) == 0 {
+        start += align;
+    }
+    for v in dynamic {
+        symbols.insert(v.name.clone(), Symbol { space: Space::Shared, at: start as u32, size: 0 });
+    }
+    Ok(SharedLayout { arrays, dynamic_offset: start as u32, static_bytes: at as u32 })
+}
+
+fn names(function: &Function) -> HashSet<&str> {
+    fn visit<'f>(operand: &'f Operand, names: &mut HashSet<&'f str>) {
+        match operand {
+            Operand::Symbol(name, _) => {
+                names.insert(name);
+            }
+            Operand::Address(address) => {
+                if let Base::Symbol(name) = &address.base {
+                    names.insert(name);
+                }
+            }
+            Operand::Vector(items) | Operand::List(items) => items.iter().for_each(|item| visit(item, names)),
+            Operand::Pair(a, b) => {
+                visit(a, names);
+                visit(b, names);
+            }
+            _ => {}
+        }
+    }
+    let mut names = HashSet::new();
+    function.statements.iter().flat_map(|s| &s.operands).for_each(|operand| visit(operand, &mut names));
+    names
+}

@@ -1,0 +1,135 @@
+//! Statements to a kernel: two passes of the decoders with liveness between them.
+
+use super::cfg::blocks;
+use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject};
+use super::layout::layout;
+use super::live::{Access, spans};
+use super::slots::{Storage, assign, storage};
+use super::{Inst, Kernel, Unsupported};
+use crate::ptx::{Function, Module, Statement};
+
+impl Kernel {
+    /// Lowers the kernel `name`. `wide` asks for the AVX2 build of the operations, where the processor has it.
+    pub fn lower(module: &Module, name: &str, wide: bool) -> Result<Kernel, Unsupported> {
+        let whole = |why: String| Unsupported {
+            kernel: name.to_string(),
+            place: String::from("the whole kernel"),
+            statement: String::new(),
+            why,
+        };
+        let function = module.kernel(name).ok_or_else(|| whole("no such kernel".into()))?;
+        if !function.defined {
+            return Err(whole("it has no body".into()));
+        }
+        if function.cluster.is_some() {
+            return Err(whole("thread-block clusters are not implemented".into()));
+        }
+        let layout = layout(module, function).map_err(whole)?;
+        let mut lower = Lower {
+            regs: function.regs.iter().map(|ty| RegInfo { ty: *ty, slot: 0 }).collect(),
+            tables: &function.tables,
+            symbols: &layout.symbols,
+            uses: Vec::new(),
+            defs: Vec::new(),
+            fills: Default::default(),
+            next_fill: usize::from(FIRST_FREE),
+            pool: Vec::new(),
+            controls: Vec::new(),
+            wide,
+        };
+        let refuse = |statement: &Statement, reject: Reject| Unsupported {
+            kernel: name.to_string(),
+            place: module.place(function, statement),
+            statement: module.text(statement).split_whitespace().collect::<Vec<_>>().join(" "),
+            why: reject.0,
+        };
+
+        // First pass: which registers are read and written, where control goes, which constants there are.
+        let mut accesses = Vec::with_capacity(function.statements.len() + 1);
+        let insts = pass(function, &mut lower, |access| accesses.push(access)).map_err(|(s, r)| refuse(s, r))?;
+        let spans = spans(&blocks(&insts, &lower.controls), &accesses, function.regs.len());
+        let assignment = assign(&function.regs, &spans);
+
+        // Slots: two that take unwanted results, constants, pairs, singles.
+        let pairs_from = lower.next_fill;
+        let singles_from = pairs_from + 2 * assignment.pairs;
+        let slots = singles_from + assignment.singles;
+        let preds = usize::from(FIRST_FREE) + assignment.preds;
+        if slots.max(preds) > usize::from(u16::MAX) {
+            return Err(whole(format!("{slots} register slots, more than 65535")));
+        }
+        for (info, number) in lower.regs.iter_mut().zip(&assignment.number) {
+            info.slot = match storage(info.ty) {
+                Storage::Pred => usize::from(FIRST_FREE) + number,
+                Storage::Single => singles_from + number,
+                Storage::Pair => pairs_from + 2 * number,
+            } as u16;
+        }
+
+        // Second pass: the same decoders, now with slots.
+        lower.pool.clear();
+        lower.controls.clear();
+        let insts = pass(function, &mut lower, |_| ()).map_err(|(s, r)| refuse(s, r))?;
+        debug_assert_eq!(lower.next_fill, pairs_from);
+        let mut text: Vec<(String, String)> = function
+            .statements
+            .iter()
+            .map(|s| {
+                let words: Vec<&str> = module.text(s).split_whitespace().collect();
+                (module.place(function, s), words.join(" "))
+            })
+            .collect();
+        let end = text.last().map_or_else(String::new, |(place, _)| place.clone());
+        text.push((end, String::from("the end of the kernel")));
+        let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
+        fills.sort_by_key(|(slot, _)| *slot);
+        Ok(Kernel {
+            name: name.to_string(),
+            params: layout.params,
+            param_bytes: layout.param_bytes,
+            insts,
+            pool: lower.pool,
+            controls: lower.controls,
+            fills,
+            first_register: pairs_from,
+            slots,
+            preds,
+            shared: layout.shared,
+            local_bytes: layout.local_bytes,
+            max_threads: function.max_threads,
+            required_threads: function.required_threads,
+            text,
+        })
+    }
+}
+
+/// Decodes every statement and adds the exit that falling off the end is.
+fn pass<'f>(
+    function: &'f Function,
+    lower: &mut Lower<'_>,
+    mut accessed: impl FnMut(Access),
+) -> Result<Vec<Inst>, (&'f Statement, Reject)> {
+    let mut insts = Vec::with_capacity(function.statements.len() + 1);
+    for statement in &function.statements {
+        insts.push(decode(statement, lower).map_err(|reject| (statement, reject))?);
+        accessed(Access {
+            uses: lower.uses.drain(..).map(|r| r.0).collect(),
+            defs: lower.defs.drain(..).map(|r| r.0).collect(),
+            guarded: statement.guard.is_some(),
+        });
+    }
+    insts.push(lower.exit());
+    accessed(Access::default());
+    Ok(insts)
+}
+
+fn decode(statement: &Statement, lower: &mut Lower<'_>) -> Result<Inst, Reject> {
+    let decoded = FAMILIES.iter().find_map(|family| family(statement, lower));
+    let mut inst = decoded.unwrap_or_else(|| Err(Reject(format!("unknown opcode {}", statement.op()))))?;
+    if let Some(guard) = statement.guard {
+        let (pred, _) = lower.src_pred(&crate::ptx::Operand::Reg(guard.pred))?;
+        inst.guard = pred;
+        inst.negate = guard.negate;
+    }
+    Ok(inst)
+}
