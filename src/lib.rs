@@ -1,13 +1,19 @@
 //! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise.
 
+mod device;
 mod dtype;
 mod error;
+pub mod interop;
 mod mask;
+mod memory;
 pub mod plan;
 pub mod reference;
 mod shape;
+mod tensor;
 
+pub use device::Device;
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use shape::{Dim, Layout, MAX_RANK, Rows, Runs, Shape};
+pub use tensor::{BoolTensor, LogProbabilities, Lse, Mask, Probabilities, Tensor, View, ViewMut, hide, keep};

@@ -1,0 +1,129 @@
+//! How a kernel reports bad data: one record per stream, written on the device, turned into an error on the host.
+//!
+//! A kernel that meets a value it must not use (a target that is no class) writes NaN where its result would be, notes
+//! the value in the record, and goes on: nothing traps, so the context stays usable. The record lies in device memory and
+//! exists from the first launch that may report. The host reads it at its next synchronisation, and only if such a
+//! launch was made since the last look.
+
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use cudarc::driver::sys::CUdeviceptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The record as kernels see it (`ErrorRecord` in `kernels/params.h`). All zero means that nothing was reported.
+///
+/// Of several reports of one launch the one with the lowest row stays, so it does not depend on the schedule.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ErrorRecord {
+    /// Number of the operation that reported, from [`Recorder::slot`]; 0 if none did.
+    pub(crate) op: u32,
+    /// Taken while a thread writes the record.
+    pub(crate) lock: u32,
+    /// The row of the value.
+    pub(crate) row: u64,
+    /// The value itself.
+    pub(crate) value: i64,
+    /// What the value had to stay below.
+    pub(crate) limit: u64,
+}
+
+/// What a kernel needs to report: where, and the number of its operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorSlot {
+    /// Device address of the [`ErrorRecord`].
+    pub(crate) address: CUdeviceptr,
+    /// What to write into [`ErrorRecord::op`].
+    pub(crate) op: u32,
+}
+
+/// The host's side of one stream's record.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    /// Whether a launch since the last look may have reported.
+    armed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Address of the record, once there is one.
+    address: Option<CUdeviceptr>,
+    /// Names of the operations that were given a slot; operation `n` is at `n - 1`.
+    ops: Vec<&'static str>,
+}
+
+impl Recorder {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code that holds the lock panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a kernel of `op`, launched next on `stream`, shall report. Must be called before each such launch.
+    pub(crate) fn slot(&self, stream: &Stream, op: &'static str) -> Result<ErrorSlot> {
+        let mut state = self.state();
+        let address = match state.address {
+            Some(address) => address,
+            None => *state.address.insert(allocate(stream)?),
+        };
+        let position = state.ops.iter().position(|&known| known == op).unwrap_or_else(|| {
+            state.ops.push(op);
+            state.ops.len() - 1
+        });
+        self.armed.store(true, Ordering::Release);
+        Ok(ErrorSlot { address, op: position as u32 + 1 })
+    }
+
+    /// Waits for the stream if a kernel may have reported, and returns the report as an error. It is then forgotten.
+    pub(crate) fn check(&self, stream: &Stream) -> Result<()> {
+        if !self.armed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let state = self.state();
+        let Some(address) = state.address else { return Ok(()) };
+        let record = read(stream, address).and_then(|record| {
+            if record.op != 0 {
+                clear(stream, address)?;
+            }
+            Ok(record)
+        });
+        // Not known to be clear: look again next time.
+        let record = record.inspect_err(|_| self.armed.store(true, Ordering::Release))?;
+        match (record.op as usize).checked_sub(1).and_then(|position| state.ops.get(position)) {
+            Some(&op) => Err(Error::Target { op, row: record.row, value: record.value, classes: record.limit }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the record back. Kernels in the queue may still write it, so the free takes its place behind them.
+    pub(super) fn release(&self, stream: &Stream) {
+        if let Some(address) = self.state().address.take() {
+            stream.free(address);
+        }
+    }
+}
+
+fn allocate(stream: &Stream) -> Result<CUdeviceptr> {
+    let address = stream.alloc(size_of::<ErrorRecord>())?;
+    if let Err(error) = clear(stream, address) {
+        stream.free(address);
+        return Err(error);
+    }
+    Ok(address)
+}
+
+fn clear(stream: &Stream, address: CUdeviceptr) -> Result<()> {
+    // SAFETY: a context is current, and `address` was allocated on this stream with this size.
+    unsafe { stream.enter()?.memset_d8_async(address, 0, size_of::<ErrorRecord>(), stream.raw()) }
+}
+
+fn read(stream: &Stream, address: CUdeviceptr) -> Result<ErrorRecord> {
+    let mut record = vec![ErrorRecord::default()];
+    let entered = stream.enter()?;
+    let to = record.as_mut_ptr().cast();
+    // SAFETY: source and destination have the size of a record, whose fields are valid for all bytes; the vector is
+    // neither touched nor freed before `settle` has waited for the copy.
+    let copied = unsafe { entered.memcpy_dtoh_async(to, address, size_of::<ErrorRecord>(), stream.raw()) };
+    stream.settle(copied, record).map(|record| record[0])
+}
