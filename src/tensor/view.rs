@@ -3,10 +3,9 @@
 use super::Tensor;
 use crate::device::Device;
 use crate::dtype::{DType, Element};
-use crate::error::{Error, Result};
+use crate::error::{DeviceName, Error, Result};
 use crate::memory::{Span, SpanMut};
 use crate::shape::{Dim, Layout, Shape};
-use cudarc::driver::sys::CUdeviceptr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -130,7 +129,7 @@ impl<'a, T: Element> View<'a, T> {
         let bytes = self.layout.shape().bytes(op, T::DTYPE)?;
         let mut elements = Vec::new();
         if elements.try_reserve_exact(bytes / size_of::<T>()).is_err() {
-            return Err(Error::OutOfMemory { device: crate::DeviceName::Cpu, bytes: bytes as u64 });
+            return Err(Error::OutOfMemory { device: DeviceName::Cpu, bytes: bytes as u64 });
         }
         elements.extend(self.layout.offsets().map(|offset| spanned[offset as usize]));
         Ok(elements)
@@ -142,7 +141,7 @@ impl<'a, T: Element> View<'a, T> {
     }
 
     /// The address of the first element, for a kernel that reads.
-    pub(crate) fn address(&self) -> CUdeviceptr {
+    pub(crate) fn address(&self) -> u64 {
         self.span.address()
     }
 
@@ -276,7 +275,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
 
     /// The address of the first element, for a kernel that is enqueued next and writes. Refuses memory that a tensor on
     /// another stream holds too.
-    pub(crate) fn address(&mut self, op: &'static str, output: &'static str) -> Result<CUdeviceptr> {
+    pub(crate) fn address(&mut self, op: &'static str, output: &'static str) -> Result<u64> {
         self.span.address(op, output)
     }
 
