@@ -1,2 +1,124 @@
-// Parameter blocks of the kernels.
+// Parameter blocks of the kernels: one struct per kernel family, passed by value, read by bindgen.
+//
+// Only <stdint.h>: the Rust side sees exactly these fields. Lengths, sizes and strides count elements, never bytes.
+#ifndef SUMEXP_PARAMS_H
+#define SUMEXP_PARAMS_H
+
 #include <stdint.h>
+
+/// Most dims that stay when one dim is reduced.
+#define SUMEXP_POSITION_RANK 7
+
+/// The rows of a reduction, one per position: row-major over the dims that stay, merged as far as all operands allow.
+typedef struct {
+  /// Number of positions, the product of `sizes`; at least 1.
+  uint64_t count;
+  /// Lengths of the dims, slowest first; at least 1. Entries from `rank` on are not read.
+  uint64_t sizes[SUMEXP_POSITION_RANK];
+  /// Number of dims, 1 to 7.
+  uint32_t rank;
+  uint32_t reserved;
+} Positions;
+
+/// An input. Element k of the row at a position lies at `position offset + k * stride`.
+typedef struct {
+  /// First element; null for an absent mask or upstream gradient.
+  const void *data;
+  /// Distance between neighbours along each dim of `Positions`; 0 repeats an element.
+  uint64_t strides[SUMEXP_POSITION_RANK];
+  /// Distance between neighbours of one row; 0 repeats an element.
+  uint64_t stride;
+} Operand;
+
+/// The factor log2(e) / tau, cut so that neither a huge nor a subnormal tau overflows or loses digits:
+/// `(x * pre - max * pre) * log2 * post` is (x - max) * log2(e) / tau, and `natural` in the place of `log2` gives (x - max) / tau.
+typedef struct {
+  /// A power of two, 2^-126 to 1: keeps x - max finite when tau is large.
+  float pre;
+  /// A power of two, 1 to 2^96: what does not fit in the other factors when tau is tiny.
+  float post;
+  /// log2(e) / (tau * pre * post), rounded, and what rounding lost.
+  float log2_high;
+  float log2_low;
+  /// 1 / (tau * pre * post), rounded, and what rounding lost.
+  float natural_high;
+  float natural_low;
+} Temperature;
+
+/// What the forward kernels write. `SOFTMAX_GRADIENT` is the gradient of logsumexp: softmax times the upstream gradient / tau.
+enum {
+  SOFTMAX_PROBABILITIES = 0,
+  SOFTMAX_LOG_PROBABILITIES = 1,
+  SOFTMAX_LSE = 2,
+  SOFTMAX_LSE_GRADIENT = 3,
+};
+
+/// Forward kernels of the softmax family.
+typedef struct {
+  Positions positions;
+  /// Logits.
+  Operand input;
+  /// Bytes that keep or hide entries; `data` is null without a mask.
+  Operand mask;
+  /// f32, one per position: gradient of the lse. Read only for SOFTMAX_LSE_GRADIENT.
+  Operand upstream;
+  /// Contiguous [outer, length, inner] of the input's type; for SOFTMAX_LSE f32, one per position.
+  void *output;
+  /// Split rows only: one state per position and slice, written by the first kernel and read by the second.
+  void *states;
+  /// Elements per row, at least 1.
+  uint64_t length;
+  /// Positions that follow each other in memory between two elements of a row of the output; 1 if the reduced dim is the last.
+  uint64_t inner;
+  /// Split rows only: chunks of a slice, at least 1, and slices of a row, 1 to 512.
+  uint64_t chunks_per_slice;
+  uint32_t slices;
+  /// One of SOFTMAX_*.
+  uint32_t kind;
+  /// Row kernels: log2 of the elements that are loaded and stored together, 0 to 3; the largest power of two that divides `length`.
+  uint32_t unit_log2;
+  /// Whether whole units of the input, the mask and the output are aligned and contiguous (0 or 1 each).
+  uint32_t input_units;
+  uint32_t mask_units;
+  uint32_t output_units;
+  /// Xored onto every 32 bits of input: the sign bits for softmin, else 0.
+  uint32_t sign_flip;
+  /// A mask byte hides its entry if `(byte != 0) == mask_hides`.
+  uint32_t mask_hides;
+  Temperature temperature;
+  /// 1 / tau (negated for softmin) as a product of two factors. Read only for SOFTMAX_LSE_GRADIENT.
+  float upstream_scale;
+  float upstream_scale_rest;
+} SoftmaxForwardParams;
+
+/// Backward kernels of softmax (and softmin) and log-softmax.
+typedef struct {
+  Positions positions;
+  /// Result of the forward operation: probabilities or log-probabilities.
+  Operand result;
+  /// Gradient of the result.
+  Operand upstream;
+  /// Contiguous [outer, length, inner]: gradient of the logits.
+  void *output;
+  /// Split rows only: one partial sum per position and slice.
+  void *sums;
+  /// Elements per row, at least 1.
+  uint64_t length;
+  /// As in SoftmaxForwardParams.
+  uint64_t inner;
+  /// Split rows only: as in SoftmaxForwardParams.
+  uint64_t chunks_per_slice;
+  uint32_t slices;
+  /// SOFTMAX_PROBABILITIES or SOFTMAX_LOG_PROBABILITIES.
+  uint32_t kind;
+  /// As in SoftmaxForwardParams.
+  uint32_t unit_log2;
+  uint32_t result_units;
+  uint32_t upstream_units;
+  uint32_t output_units;
+  /// 1 / tau (negated for softmin) as a product of two factors, so that a subnormal tau does not overflow.
+  float scale;
+  float scale_rest;
+} SoftmaxBackwardParams;
+
+#endif

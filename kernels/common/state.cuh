@@ -1,0 +1,97 @@
+// The softmax of a set of scores, as a value that can be merged. -inf, the empty set, NaN and +inf are handled here only.
+#pragma once
+
+#include "common/exact.cuh"
+#include "params.h"
+
+/// What a set of weights relative to its maximum adds up to, in two parts, so that a sum close to 1 keeps its digits:
+/// `ties` counts the weights that are exactly 1 (the maximum and its equals), `below` is the sum of all others.
+struct WeightSum {
+  float below, ties;
+};
+
+DEVICE WeightSum add(WeightSum a, WeightSum b) { return {a.below + b.below, a.ties + b.ties}; }
+
+/// Softmax of a set: its largest score, and the sum of the weights exp((x - max) / tau) of all its members but one largest.
+///
+/// | set                    | max                     | others |
+/// | nothing visible        | -inf                    | 0      |
+/// | with a NaN or a +inf   | anything                | NaN    |
+/// | any other              | finite                  | >= 0   |
+struct SoftmaxState {
+  float max, others;
+
+  /// `max` is the largest score of the set, `sum` its weights relative to that maximum. A set without any weight of 1 is
+  /// empty or holds a NaN or +inf (whose own weight is +inf - +inf = NaN), and then `below` says which.
+  static DEVICE SoftmaxState of(float max, WeightSum sum) { return {max, sum.below + fmaxf(sum.ties - 1.0f, 0.0f)}; }
+
+  /// Whether no member is visible. A NaN among nothing but hidden scores is not nothing.
+  DEVICE bool empty() const { return max == -INFINITY && others == 0.0f; }
+
+  /// The inverse of the sum of all weights as an unevaluated sum; 0 for the empty set, so that its probabilities are 0.
+  DEVICE Pair inverse() const {
+    const Pair sum = two_sum(1.0f, others);
+    const float inverse = quotient(1.0f, sum.high);
+    const float residual = __fmaf_rn(-sum.low, inverse, __fmaf_rn(-sum.high, inverse, 1.0f));
+    return empty() ? Pair{0.0f, 0.0f} : Pair{inverse, __fmul_rn(residual, inverse)};
+  }
+
+  /// ln(sum of all weights); 0 for the empty set, whose scores and maximum already are -inf.
+  DEVICE float log_sum() const { return log1p_accurate(others); }
+};
+
+/// weight * factor, rounded once for f32.
+template <class T>
+DEVICE float scaled(float weight, Pair factor) {
+  if constexpr (T::kPerWord == 2) return weight * factor.high;
+  return __fmaf_rn(weight, factor.high, weight * factor.low);
+}
+
+/// Scores of one row relative to the row's maximum, for elements of type T: weights, log-probabilities and the lse.
+///
+/// f32 rows carry (x - max) / tau as a Pair and use the polynomial; 16-bit rows take one rounding for each step and the
+/// hardware's exp2, which is a hundred times finer than their results. x - max comes first in either case: folding the
+/// maximum into a fused multiply-add loses the digits of x when |max| is large.
+template <class T>
+struct Scores {
+  const Temperature& tau;
+  float scaled_max;
+
+  /// A row whose maximum is -inf is measured from 0: every score is hidden (or NaN), and (-inf) - (-inf) never happens.
+  DEVICE Scores(const Temperature& tau, float max) : tau(tau), scaled_max(max == -INFINITY ? 0.0f : max * tau.pre) {}
+
+  /// (x - max) * pre * post; the second part is not a number where the first is infinite.
+  DEVICE Pair difference(float x) const {
+    if constexpr (T::kPerWord == 2) return {__fmaf_rn(x, tau.pre, -scaled_max) * tau.post, 0.0f};
+    const Pair exact = two_sum(__fmul_rn(x, tau.pre), -scaled_max);
+    return {exact.high * tau.post, exact.low * tau.post};
+  }
+
+  /// exp((x - max) / tau): 0 for a hidden score, exactly 1 for the maximum, NaN for NaN and for +inf - +inf.
+  DEVICE float weight(float x) const {
+    const Pair d = difference(x);
+    if constexpr (T::kPerWord == 2) {
+      float weight;
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(d.high * tau.log2_high));
+      return weight;
+    }
+    const Pair t = two_product(d.high, tau.log2_high);
+    return exp2_accurate(t.high, __fmaf_rn(d.high, tau.log2_low, __fmaf_rn(d.low, tau.log2_high, t.low)));
+  }
+
+  /// (x - max) / tau - log_sum; -inf for a hidden score unless log_sum is NaN.
+  DEVICE float log_probability(float x, float log_sum) const {
+    const Pair d = difference(x);
+    if constexpr (T::kPerWord == 2) return __fmaf_rn(d.high, tau.natural_high, -log_sum);
+    const float low = __fmaf_rn(d.high, tau.natural_low, __fmaf_rn(d.low, tau.natural_high, -log_sum));
+    return d.high == -INFINITY ? d.high - log_sum : __fmaf_rn(d.high, tau.natural_high, low);
+  }
+
+  /// ln(sum(exp(x / tau))) = max / tau + log_sum; -inf for the empty set.
+  static DEVICE float lse(const Temperature& tau, SoftmaxState state) {
+    const float scaled = state.max * tau.pre * tau.post;
+    const float log_sum = state.log_sum();
+    if (fabsf(scaled) == INFINITY) return scaled + log_sum;
+    return __fmaf_rn(scaled, tau.natural_high, __fmaf_rn(scaled, tau.natural_low, log_sum));
+  }
+};
