@@ -334,7 +334,7 @@ pub enum Error {
     #[error("kernel {symbol}: this build of the crate holds no image named {image}")]
     NoImage {
         /// The kernel.
-        symbol: &'static str,
+        symbol: String,
         /// The image it should be in.
         image: &'static str,
     },
@@ -343,7 +343,7 @@ pub enum Error {
     #[error("kernel {symbol}: its image takes {found} bytes of parameters, this program passes {wanted}")]
     KernelParams {
         /// The kernel.
-        symbol: &'static str,
+        symbol: String,
         /// Bytes that this program passes.
         wanted: usize,
         /// Bytes that the image declares.
@@ -354,7 +354,7 @@ pub enum Error {
     #[error("kernel {symbol}: {what} is {value}, at most {max} is possible")]
     Launch {
         /// The kernel.
-        symbol: &'static str,
+        symbol: String,
         /// The quantity that is too large.
         what: &'static str,
         /// Its value.

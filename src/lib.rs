@@ -4,6 +4,7 @@ mod device;
 mod dtype;
 mod error;
 pub mod interop;
+pub mod kernels;
 mod mask;
 mod memory;
 pub mod plan;

@@ -82,7 +82,6 @@ driver_functions! {
     event_create = cuEventCreate(event: *mut CUevent, flags: c_uint);
     event_record = cuEventRecord(event: CUevent, stream: CUstream);
     event_query = cuEventQuery(event: CUevent);
-    event_synchronize = cuEventSynchronize(event: CUevent);
     event_destroy = cuEventDestroy_v2(event: CUevent);
 
     mem_alloc_async = cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream);

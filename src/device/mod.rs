@@ -154,6 +154,12 @@ impl Device {
         }
     }
 
+    /// Where a kernel of `op`, launched next, shall report bad data, and the number it shall report as. `None` on the
+    /// host, where operations report directly. Must be called before each launch that may report.
+    pub(crate) fn error_slot(&self, op: &'static str) -> Result<Option<ErrorSlot>> {
+        self.stream().map(|stream| stream.recorder().slot(stream, op)).transpose()
+    }
+
     /// Refuses operands of two devices. `first` and `rest` are names and devices of the operands.
     pub(crate) fn same(op: &'static str, first: (&'static str, &Self), rest: &[(&'static str, &Self)]) -> Result<()> {
         let (left, device) = first;

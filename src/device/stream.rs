@@ -152,12 +152,6 @@ impl Event {
         // SAFETY: a context is current, and the event is alive as long as `self`.
         self.context.enter().is_ok_and(|entered| unsafe { entered.event_query(self.raw) }.is_ok())
     }
-
-    /// Blocks the host until the point is reached.
-    pub(crate) fn synchronize(&self) -> Result<()> {
-        // SAFETY: a context is current, and the event is alive as long as `self`.
-        unsafe { self.context.enter()?.event_synchronize(self.raw) }
-    }
 }
 
 impl Drop for Event {
