@@ -121,4 +121,18 @@ typedef struct {
   float scale_rest;
 } SoftmaxBackwardParams;
 
+/// Bad data that a kernel met, see common/record.cuh. All zero if none was.
+typedef struct {
+  /// Number of the operation that reported; 0 if none did.
+  uint32_t op;
+  /// 1 while a thread writes the record.
+  uint32_t lock;
+  /// Row of the value, counted over the flattened batch.
+  uint64_t row;
+  /// The value.
+  int64_t value;
+  /// What the value had to stay below.
+  uint64_t limit;
+} ErrorRecord;
+
 #endif

@@ -10,11 +10,24 @@ mod registry;
 pub use id::KernelId;
 pub(crate) use launch::{LaunchShape, launch};
 
+use crate::device::ErrorRecord;
+use std::mem::offset_of;
+
 /// The parameter blocks, read from `kernels/params.h` when the crate is built.
 #[allow(missing_docs, non_camel_case_types, non_snake_case, non_upper_case_globals, dead_code, clippy::all)]
 pub(crate) mod params {
     include!(concat!(env!("OUT_DIR"), "/params.rs"));
 }
+
+// The record of bad data is also read by the host, one floor below: both descriptions must agree.
+const _: () = {
+    assert!(size_of::<params::ErrorRecord>() == size_of::<ErrorRecord>());
+    assert!(offset_of!(params::ErrorRecord, op) == offset_of!(ErrorRecord, op));
+    assert!(offset_of!(params::ErrorRecord, lock) == offset_of!(ErrorRecord, lock));
+    assert!(offset_of!(params::ErrorRecord, row) == offset_of!(ErrorRecord, row));
+    assert!(offset_of!(params::ErrorRecord, value) == offset_of!(ErrorRecord, value));
+    assert!(offset_of!(params::ErrorRecord, limit) == offset_of!(ErrorRecord, limit));
+};
 
 mod images {
     include!(concat!(env!("OUT_DIR"), "/images.rs"));
