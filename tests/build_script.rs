@@ -1,0 +1,475 @@
+//! The build script, run by hand in folders made for the purpose, with a compiler that only records what it was asked.
+//!
+//! The fake compiler is `build_script/fake_nvcc.sh`. libclang is the one that built these tests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Left by the build script: its own path, the nvcc it used, the folder of libclang (empty: the system's).
+const BUILT_BY: &str = include_str!(concat!(env!("OUT_DIR"), "/build_script.txt"));
+
+const VERSION: &str = "Cuda compilation tools, release 13.0, V13.0.88";
+
+/// What the fake compiler leaves in an image: the marks of readable PTX, and the block size of one kernel.
+const PTX: &str = ".target sm_80\n.entry first(\n)\n.maxntid 128, 2, 1\n{\n}\n.target sm_90a\n.entry first(\n)\n{\n}\n";
+
+/// A usage report in ptxas's words.
+fn report(stores: u32, loads: u32) -> String {
+    let of = |arch| {
+        format!(
+            "ptxas info    : 0 bytes gmem\n\
+             ptxas info    : Compiling entry function 'first' for '{arch}'\n\
+             ptxas info    : Function properties for first\n    \
+             16 bytes stack frame, {stores} bytes spill stores, {loads} bytes spill loads\n\
+             ptxas info    : Used 40 registers, used 1 barriers, 512 bytes smem, 376 bytes cmem[0]\n\
+             ptxas info    : Compile time = 1.000 ms\n"
+        )
+    };
+    of("sm_80") + &of("sm_90a")
+}
+
+/// A crate, two folders deep in a temporary folder that goes when this is dropped.
+struct House {
+    top: PathBuf,
+    variables: BTreeMap<&'static str, String>,
+}
+
+/// What one run of the build script did.
+struct Run {
+    ok: bool,
+    stdout: String,
+    /// The arguments of each compilation, sorted.
+    calls: Vec<String>,
+}
+
+impl Run {
+    /// The lines of all errors.
+    fn errors(&self) -> String {
+        assert!(!self.ok, "the build succeeded: {}", self.stdout);
+        let lines = self.stdout.lines().filter_map(|line| line.strip_prefix("cargo::error="));
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
+    /// The files compiled, sorted.
+    #[track_caller]
+    fn compiled(&self) -> Vec<&str> {
+        assert!(self.ok, "{}", self.stdout);
+        let mut files: Vec<&str> = self.calls.iter().filter_map(|call| call.rsplit(' ').next()).collect();
+        files.sort_unstable();
+        files
+    }
+}
+
+impl House {
+    /// Two kernel files that share a header, and a compiler under `CUDA_HOME`.
+    fn new() -> House {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let top = std::env::temp_dir().join(format!("sumexp-build-script-{}-{number}", std::process::id()));
+        let mut house = House { top, variables: BTreeMap::new() };
+        house.file(
+            "kernels/params.h",
+            "#include <stdint.h>\nstruct P {\n  /// Rows.\n  uint64_t rows;\n  float *x;\n};\n",
+        );
+        house.file("kernels/common/state.cuh", "// State.\n#include \"deeper.cuh\"\n");
+        house.file("kernels/common/deeper.cuh", "// Deeper.\n");
+        house.file("kernels/a.cu", "// A.\n#include \"common/state.cuh\"\n#include \"params.h\"\n");
+        house.file("kernels/b.cu", "// B.\n#include <stdint.h>\n  # include \"params.h\"\n");
+        house.file("out/.keep", "");
+        house.nvcc("cuda");
+        house.set("CUDA_HOME", "cuda");
+        house.variables.insert("NUM_JOBS", "2".to_string());
+        house
+    }
+
+    /// A path in the crate's folder.
+    fn path(&self, path: &str) -> PathBuf {
+        self.top.join("workspace/crate").join(path)
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Puts a compiler into `folder/bin`. It is a link, since a program that was just written may still be busy.
+    fn nvcc(&self, folder: &str) {
+        for (name, text) in [("version", VERSION), ("log", &report(0, 0)), ("code", "0\n"), ("ptx", PTX)] {
+            self.file(&format!("{folder}/{name}"), text);
+        }
+        fs::create_dir_all(self.path(&format!("{folder}/running"))).unwrap();
+        fs::create_dir_all(self.path(&format!("{folder}/bin"))).unwrap();
+        let fake = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/build_script/fake_nvcc.sh");
+        std::os::unix::fs::symlink(fake, self.path(&format!("{folder}/bin/nvcc"))).unwrap();
+    }
+
+    /// Sets a variable to a folder of the crate.
+    fn set(&mut self, variable: &'static str, folder: &str) {
+        let folder = self.path(folder).display().to_string();
+        self.variables.insert(variable, folder);
+    }
+
+    fn run(&self) -> Run {
+        let mut built_by = BUILT_BY.lines();
+        let mut command = Command::new(built_by.next().unwrap());
+        let libclang = built_by.nth(1).unwrap_or_default();
+        command.env_clear().env("CARGO_MANIFEST_DIR", self.path("")).env("OUT_DIR", self.path("out"));
+        if !libclang.is_empty() {
+            command.env("LIBCLANG_PATH", libclang);
+        }
+        let output = command.envs(&self.variables).output().unwrap();
+        let calls = fs::read_to_string(self.path("cuda/calls")).unwrap_or_default();
+        let _ = fs::remove_file(self.path("cuda/calls"));
+        let mut calls: Vec<String> = calls.lines().map(str::to_string).collect();
+        calls.sort();
+        Run { ok: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap(), calls }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.top);
+    }
+}
+
+#[test]
+fn each_kernel_file_becomes_one_image() {
+    let house = House::new();
+    let run = house.run();
+    assert_eq!(run.compiled(), ["kernels/a.cu", "kernels/b.cu"]);
+    for call in &run.calls {
+        for words in [
+            "--compress-mode=none",
+            "-lineinfo",
+            "-Werror all-warnings",
+            "-gencode arch=compute_80,code=[sm_80,compute_80]",
+            "-gencode arch=compute_90a,code=[sm_90a,compute_90a]",
+        ] {
+            assert!(call.contains(words), "`{words}` is missing in {call}");
+        }
+    }
+    let images = house.text("out/images.rs");
+    assert!(images.contains(r#"pub static IMAGES: &[(&str, &[u8])] = &[("a", &A.0), ("b", &B.0), ];"#), "{images}");
+    assert!(images.contains(r#"include_bytes!(concat!(env!("OUT_DIR"), "/a.fatbin"))"#), "{images}");
+    assert_eq!(house.text("out/a.fatbin"), PTX);
+    assert_eq!(
+        house.text("out/resources.tsv").lines().take(3).collect::<Vec<_>>(),
+        [
+            "image\tkernel\tarch\tthreads\tregisters\tshared\tbarriers\tstack\tspill stores\tspill loads",
+            "a\tfirst\tsm_80\t256\t40\t512\t1\t16\t0\t0",
+            "a\tfirst\tsm_90a\t256\t40\t512\t1\t16\t0\t0",
+        ]
+    );
+}
+
+#[test]
+fn parameter_blocks_are_bound_without_a_default() {
+    let house = House::new();
+    assert!(house.run().ok);
+    let params = house.text("out/params.rs");
+    for words in ["pub struct P", "pub rows : u64", " Rows.", "size_of :: < P > ()"] {
+        assert!(loose(&params, words), "`{words}` is missing in {params}");
+    }
+    assert!(!params.contains("Default"), "{params}");
+
+    house.file("kernels/params.h", "struct P { unknown x; };\n");
+    let errors = house.run().errors();
+    assert!(errors.contains("kernels/params.h") && errors.contains("unknown type name"), "{errors}");
+}
+
+/// Whether `text` contains `words`, spaces aside.
+fn loose(text: &str, words: &str) -> bool {
+    let tight =
+        |text: &str| text.replace(char::is_whitespace, "").replace("::core::mem::", "").replace("::std::mem::", "");
+    tight(text).contains(&tight(words))
+}
+
+#[test]
+fn only_what_changed_is_compiled() {
+    let mut house = House::new();
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
+    assert_eq!(house.run().compiled(), [""; 0]);
+
+    house.file("kernels/b.cu", "// B, changed.\n#include \"params.h\"\n");
+    assert_eq!(house.run().compiled(), ["kernels/b.cu"]);
+    house.file("kernels/common/deeper.cuh", "// Deeper, changed.\n");
+    assert_eq!(house.run().compiled(), ["kernels/a.cu"]);
+    house.file("kernels/params.h", "#include <stdint.h>\nstruct P { uint64_t rows; };\n");
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
+
+    fs::remove_file(house.path("out/a.fatbin")).unwrap();
+    assert_eq!(house.run().compiled(), ["kernels/a.cu"]);
+    house.file("kernels/c.cu", "// C.\n");
+    assert_eq!(house.run().compiled(), ["kernels/c.cu"]);
+
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "80".to_string());
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu", "kernels/c.cu"]);
+    house.variables.insert("NVCC_APPEND_FLAGS", "-DX".to_string());
+    assert_eq!(house.run().compiled().len(), 3);
+    house.file("cuda/version", &VERSION.replace("88", "99"));
+    assert_eq!(house.run().compiled().len(), 3);
+    assert_eq!(house.run().compiled(), [""; 0]);
+
+    // What failed once is tried again, also when the image of a time before is still there.
+    house.file("kernels/c.cu", "// C, broken.\n");
+    house.file("cuda/code", "1\n");
+    assert!(!house.run().ok);
+    house.file("cuda/code", "0\n");
+    assert_eq!(house.run().compiled(), ["kernels/c.cu"]);
+}
+
+#[test]
+fn compilations_run_side_by_side_within_the_limit() {
+    let mut house = House::new();
+    for name in ["c", "d", "e"] {
+        house.file(&format!("kernels/{name}.cu"), "// Another.\n");
+    }
+    assert_eq!(house.run().compiled().len(), 5);
+    let peak = |house: &House| house.text("cuda/side_by_side").lines().map(|n| n.parse().unwrap()).max();
+    assert_eq!(peak(&house), Some(2), "NUM_JOBS is 2");
+
+    house.file("cuda/side_by_side", "");
+    house.file("kernels/params.h", "struct P { float x; };\n");
+    house.variables.insert("NUM_JOBS", "1".to_string());
+    assert_eq!(house.run().compiled().len(), 2);
+    assert_eq!(peak(&house), Some(1), "NUM_JOBS is 1");
+
+    // Fewer files than cores: the architectures of a file share what is left.
+    house.file("kernels/a.cu", "// A, changed.\n");
+    house.variables.insert("NUM_JOBS", "4".to_string());
+    assert!(house.run().calls[0].contains("--threads=4"));
+}
+
+#[test]
+fn architectures_can_be_narrowed() {
+    let mut house = House::new();
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "80".to_string());
+    let run = house.run();
+    assert!(run.calls[0].contains("compute_80") && !run.calls[0].contains("90a"), "{:?}", run.calls);
+
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "80, sm_75".to_string());
+    assert_eq!(
+        house.run().errors(),
+        "SUMEXP_CUDA_ARCHS is \"80, sm_75\": \"sm_75\" is not one of 80, 90a.\n\
+         Fix: unset it for all architectures, or name some of these, separated by commas.\n"
+    );
+}
+
+#[test]
+fn nvcc_is_searched_in_a_fixed_order() {
+    let mut house = House::new();
+    let places = [
+        ("CUDA_HOME", "one"),
+        ("CUDA_PATH", "two"),
+        ("CUDA_ROOT", "three"),
+        ("CUDA_TOOLKIT_ROOT_DIR", "four"),
+        ("tools/cuda.sh", ".cuda/nvidia/cu13"),
+        ("tools/cuda.sh", "../.cuda/nvidia/cu13"),
+        ("tools/cuda.sh", "../../.cuda/nvidia/cu13"),
+        ("VIRTUAL_ENV", "venv/lib/python3.11/site-packages/nvidia/cu13"),
+        ("VIRTUAL_ENV", "venv"),
+        ("CONDA_PREFIX", "conda/lib/python3.12/site-packages/nvidia/cu13"),
+        ("CONDA_PREFIX", "conda"),
+        ("PATH", "on_path"),
+    ];
+    for (variable, folder) in places {
+        house.nvcc(folder);
+        match variable {
+            "tools/cuda.sh" => {}
+            "VIRTUAL_ENV" => house.set(variable, "venv"),
+            "CONDA_PREFIX" => house.set(variable, "conda"),
+            "PATH" => house.set(variable, "on_path/bin"),
+            _ => house.set(variable, folder),
+        }
+    }
+    for (why, folder) in places {
+        let run = house.run();
+        assert!(run.ok, "{why}: {}", run.stdout);
+        let used = house.text("out/build_script.txt").lines().nth(1).map(PathBuf::from);
+        let nvcc = house.path(&format!("{folder}/bin/nvcc"));
+        assert_eq!(used.unwrap().canonicalize().unwrap(), nvcc.canonicalize().unwrap());
+        let calls = house.path(&format!("{folder}/calls"));
+        // The first compiles; later ones report the same version, so the images are current.
+        assert_eq!(calls.exists(), folder == "one", "{folder}");
+        fs::remove_file(nvcc).unwrap();
+    }
+}
+
+#[test]
+fn a_variable_that_names_no_toolkit_is_reported() {
+    let mut house = House::new();
+    house.set("CUDA_PATH", "cuda");
+    house.set("CUDA_HOME", "nowhere");
+    let run = house.run();
+    let warning = format!(
+        "cargo::warning=CUDA_HOME is set, but there is no {}: {} is used (found through CUDA_PATH)\n",
+        house.path("nowhere/bin/nvcc").display(),
+        house.path("cuda/bin/nvcc").display()
+    );
+    assert!(run.ok && run.stdout.contains(&warning), "{}", run.stdout);
+}
+
+#[test]
+fn a_missing_nvcc_is_one_clear_error() {
+    let mut house = House::new();
+    house.set("CUDA_HOME", "nowhere");
+    house.set("PATH", "empty");
+    let run = house.run();
+    if ["/usr/local/cuda", "/opt/cuda", "/usr/lib/cuda"].iter().any(|root| Path::new(root).join("bin/nvcc").exists()) {
+        // This machine has a toolkit that no variable can hide; the build must have found it.
+        assert!(!run.stdout.contains("nvcc not found"), "{}", run.stdout);
+        return;
+    }
+    let errors = run.errors();
+    assert!(errors.starts_with("nvcc not found. Looked in:\n"), "{errors}");
+    for place in [
+        format!("  {} (CUDA_HOME)\n", house.path("nowhere/bin/nvcc").display()),
+        format!("  {} (tools/cuda.sh)\n", house.path(".cuda/nvidia/cu13/bin/nvcc").display()),
+        format!("  {} (PATH)\n", house.path("empty/nvcc").display()),
+        "  /usr/local/cuda/bin/nvcc (usual place)\n".to_string(),
+    ] {
+        assert!(errors.contains(&place), "{place} is missing in {errors}");
+    }
+    let fix = "Fix: run tools/cuda.sh in the sumexp folder, or set CUDA_HOME to a CUDA toolkit >= 12.8.\n";
+    assert!(errors.ends_with(fix), "{errors}");
+}
+
+#[test]
+fn an_old_nvcc_is_refused() {
+    let house = House::new();
+    house.file("cuda/version", "Cuda compilation tools, release 12.4, V12.4.131");
+    assert_eq!(
+        house.run().errors(),
+        format!(
+            "{} (found through CUDA_HOME) is release 12.4, and sumexp needs 12.8 or newer.\n\
+             Fix: set CUDA_HOME to a CUDA toolkit >= 12.8, or unset it and run tools/cuda.sh in the sumexp folder.\n",
+            house.path("cuda/bin/nvcc").display()
+        )
+    );
+    house.file("cuda/version", "Cuda compilation tools, release 12.8, V12.8.61");
+    assert!(house.run().ok);
+}
+
+#[test]
+fn a_failed_compilation_shows_the_compilers_words_and_the_fix() {
+    let house = House::new();
+    fs::remove_file(house.path("kernels/b.cu")).unwrap();
+    house.file("cuda/code", "2\n");
+    house.file("cuda/log", &(report(0, 0) + "kernels/a.cu(3): error: identifier \"x\" is undefined\n"));
+    let found = format!(
+        "{} (found through CUDA_HOME) failed on {}:\n",
+        house.path("cuda/bin/nvcc").display(),
+        house.path("kernels/a.cu").display()
+    );
+    assert_eq!(house.run().errors(), format!("{found}kernels/a.cu(3): error: identifier \"x\" is undefined\n"));
+
+    house.file(
+        "cuda/log",
+        "gcc: No such file or directory\nnvcc fatal   : Failed to preprocess host compiler properties.\n",
+    );
+    assert_eq!(
+        house.run().errors(),
+        found
+            + "gcc: No such file or directory\nnvcc fatal   : Failed to preprocess host compiler properties.\n\
+               Fix: install a C++ host compiler (Debian/Ubuntu: apt install g++); nvcc needs it even for device code.\n"
+    );
+}
+
+#[test]
+fn a_wrong_libclang_path_is_an_error() {
+    let mut house = House::new();
+    house.set("LIBCLANG_PATH", "out");
+    assert_eq!(
+        house.run().errors(),
+        format!(
+            "LIBCLANG_PATH is {}, where there is no libclang.\n\
+             Fix: unset it, or set it to the folder of libclang.so.\n",
+            house.path("out").display()
+        )
+    );
+}
+
+#[test]
+fn a_missing_libclang_is_one_clear_error() {
+    let mut house = House::new();
+    // Empty counts as unset: what is left is the system's libclang, which a test cannot take away.
+    house.variables.insert("LIBCLANG_PATH", String::new());
+    let run = house.run();
+    if run.ok {
+        assert!(house.text("out/params.rs").contains("struct P"));
+        return;
+    }
+    let errors = run.errors();
+    let fix = "Fix: run tools/cuda.sh, or install libclang (Debian/Ubuntu: apt install libclang-dev), or set \
+               LIBCLANG_PATH to the folder of libclang.so.\n";
+    assert!(errors.starts_with("libclang not found: ") && errors.ends_with(fix), "{errors}");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
+}
+
+#[test]
+fn a_spill_is_refused_unless_the_source_allows_it() {
+    let house = House::new();
+    fs::remove_file(house.path("kernels/b.cu")).unwrap();
+    house.file("cuda/log", &report(8, 4));
+    let errors = house.run().errors();
+    let spill = "kernels/a.cu: first spills on sm_80: 8 bytes stored and 4 loaded at 40 registers. Fix: ";
+    assert!(errors.starts_with(spill), "{errors}");
+    assert!(errors.contains("first spills on sm_90a"), "{errors}");
+    // A refused image must not pass as current the next time.
+    assert_eq!(house.run().errors(), errors);
+
+    house.file("kernels/a.cu", "// A.\n// may spill: other: it is large\n");
+    let errors = house.run().errors();
+    assert!(errors.contains("first spills on sm_80") && errors.contains("other may spill, but does not"), "{errors}");
+    house.file("kernels/a.cu", "// A.\n// may spill: first:\n");
+    assert!(house.run().errors().contains("lacks its reason"));
+    house.file("kernels/a.cu", "// A.\n// may spill: first: 300 sums are alive at once\n");
+    assert_eq!(house.run().compiled(), ["kernels/a.cu"]);
+    assert!(house.text("out/resources.tsv").contains("\t8\t4\n"));
+}
+
+#[test]
+fn serialised_wgmma_is_refused() {
+    let house = House::new();
+    fs::remove_file(house.path("kernels/b.cu")).unwrap();
+    let said = "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+    house.file("cuda/log", &format!("{}{said} in function 'first'\n", report(0, 0)));
+    assert_eq!(house.run().errors(), format!("kernels/a.cu: ptxas serialises wgmma: {said} in function 'first'\n"));
+    house.file("cuda/log", &format!("{}{}\n", report(0, 0), said.replace("C7510", "C7520")));
+    assert!(house.run().ok);
+}
+
+#[test]
+fn an_image_without_readable_ptx_is_refused() {
+    let house = House::new();
+    fs::remove_file(house.path("kernels/b.cu")).unwrap();
+    house.file("cuda/ptx", ".target sm_80\n");
+    assert_eq!(
+        house.run().errors(),
+        format!(
+            "{} holds no readable PTX for compute_90a.\n\
+             Fix: unset NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS, which may compress it.\n",
+            house.path("out/a.fatbin").display()
+        )
+    );
+}
+
+#[test]
+fn docs_rs_needs_no_compiler() {
+    let mut house = House::new();
+    house.variables.remove("CUDA_HOME");
+    house.variables.insert("DOCS_RS", "1".to_string());
+    let run = house.run();
+    assert_eq!(run.compiled(), [""; 0]);
+    assert_eq!(house.text("out/a.fatbin"), "");
+    assert!(house.text("out/images.rs").contains("(\"b\", &B.0)"));
+    assert!(house.text("out/params.rs").contains("struct P"));
+}
