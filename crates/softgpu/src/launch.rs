@@ -6,6 +6,7 @@ use crate::check::Finding;
 use crate::count::Counters;
 use crate::ir::Kernel;
 use crate::mem::Snapshot;
+pub use crate::sched::run;
 
 /// CUDA error codes that a launch can end with.
 pub mod code {
@@ -62,14 +63,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings {
-            seed: 0,
-            checks: Checks::ALL,
-            findings_fail: true,
-            only_ctas: None,
-            step_limit: 50_000_000_000,
-            wide: true,
-        }
+        Settings { seed: 0, checks: Checks::ALL, findings_fail: true, only_ctas: None, step_limit: 1 << 32, wide: true }
     }
 }
 
@@ -85,11 +79,15 @@ impl Settings {
 pub struct Limits {
     /// Bytes of shared memory a CTA may have, static and dynamic together.
     pub shared_per_block: u32,
+    /// Bytes of shared memory of one multiprocessor.
+    pub shared_per_unit: u32,
+    /// Multiprocessors.
+    pub units: u32,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { shared_per_block: 232_448 }
+        Limits { shared_per_block: 232_448, shared_per_unit: 233_472, units: 132 }
     }
 }
 

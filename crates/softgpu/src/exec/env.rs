@@ -1,9 +1,9 @@
 //! What an operation sees besides its warp: the launch, the CTA and where results of checks go.
 
-use crate::check::{self, Finding};
+use crate::check::{self, Detector, Finding};
 use crate::count::Tally;
 use crate::ir::Kernel;
-use crate::launch::{Fault, Launch, Where};
+use crate::launch::{Fault, Launch, Where, code};
 use crate::mem::Shared;
 
 use super::Warp;
@@ -52,5 +52,12 @@ impl Env<'_> {
         if self.fault.is_none() {
             self.fault = Some(Fault { code, text, at: Some(self.at(warp, lane)) });
         }
+    }
+
+    /// Notes a finding after which the kernel cannot go on, and ends the launch.
+    pub fn stop(&mut self, detector: Detector, warp: &Warp, lane: u32, text: String) {
+        self.find(Finding::new(detector, self.at(warp, lane), text.clone()));
+        let code = if detector == Detector::Deadlock { code::TIMEOUT } else { code::LAUNCH_FAILED };
+        self.fault(warp, lane, code, text);
     }
 }

@@ -47,6 +47,19 @@ impl Warp {
         warp
     }
 
+    /// Fit for another CTA: registers from `first` on, predicates and local memory hold `poison` again.
+    pub fn reset(&mut self, first: usize, poison: u8) {
+        let word = u32::from_ne_bytes([poison; 4]);
+        if let Some(registers) = self.slots.get_mut(first..) {
+            registers.fill(Slot([word; LANES]));
+        }
+        for pred in self.preds.iter_mut().skip(1) {
+            *pred = word;
+        }
+        self.local.fill(poison);
+        self.live = self.lanes;
+    }
+
     /// The 32 values of a slot.
     #[inline(always)]
     pub fn r32(&self, slot: u16) -> &[u32; LANES] {
