@@ -81,6 +81,8 @@ driver_functions! {
     stream_get_ctx = cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);
     event_create = cuEventCreate(event: *mut CUevent, flags: c_uint);
     event_record = cuEventRecord(event: CUevent, stream: CUstream);
+    event_synchronize = cuEventSynchronize(event: CUevent);
+    event_elapsed_time = cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent);
     event_query = cuEventQuery(event: CUevent);
     event_destroy = cuEventDestroy_v2(event: CUevent);
 
@@ -91,6 +93,7 @@ driver_functions! {
     memset_d8_async = cuMemsetD8Async(to: CUdeviceptr, byte: u8, bytes: usize, stream: CUstream);
     memcpy_htod_async = cuMemcpyHtoDAsync_v2(to: CUdeviceptr, from: *const c_void, bytes: usize, stream: CUstream);
     memcpy_dtoh_async = cuMemcpyDtoHAsync_v2(to: *mut c_void, from: CUdeviceptr, bytes: usize, stream: CUstream);
+    memcpy_dtod_async = cuMemcpyDtoDAsync_v2(to: CUdeviceptr, from: CUdeviceptr, bytes: usize, stream: CUstream);
     memcpy_peer_async = cuMemcpyPeerAsync(
         to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize, stream: CUstream
     );

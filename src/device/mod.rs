@@ -5,6 +5,7 @@ mod context;
 mod driver;
 mod record;
 mod stream;
+mod timing;
 
 pub(crate) use context::Context;
 pub(crate) use record::{ErrorRecord, ErrorSlot};

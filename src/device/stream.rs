@@ -7,6 +7,7 @@ use cudarc::driver::sys::{CUcontext, CUevent, CUstream};
 use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with the legacy default stream.
 const NON_BLOCKING: u32 = 1;
@@ -105,10 +106,19 @@ impl Stream {
 
     /// Marks this point of the stream.
     pub(crate) fn record(&self) -> Result<Event> {
+        self.record_with(DISABLE_TIMING)
+    }
+
+    /// Marks this point of the stream and the time at which it is reached.
+    pub(crate) fn record_time(&self) -> Result<Event> {
+        self.record_with(0)
+    }
+
+    fn record_with(&self, flags: u32) -> Result<Event> {
         let entered = self.enter()?;
         let mut raw: CUevent = ptr::null_mut();
         // SAFETY: a context is current, and `raw` is writable.
-        unsafe { entered.event_create(&mut raw, DISABLE_TIMING) }?;
+        unsafe { entered.event_create(&mut raw, flags) }?;
         let event = Event { context: self.context, raw };
         // SAFETY: event and stream are alive and of the same context.
         unsafe { entered.event_record(event.raw, self.raw) }?;
@@ -151,6 +161,17 @@ impl Event {
     pub(crate) fn is_reached(&self) -> bool {
         // SAFETY: a context is current, and the event is alive as long as `self`.
         self.context.enter().is_ok_and(|entered| unsafe { entered.event_query(self.raw) }.is_ok())
+    }
+
+    /// Waits for this point and gives the time since `start`; both from [`Stream::record_time`] of the same GPU.
+    pub(crate) fn elapsed_since(&self, start: &Event) -> Result<Duration> {
+        let entered = self.context.enter()?;
+        let mut milliseconds = 0.0_f32;
+        // SAFETY: a context is current, and the event is alive as long as `self`.
+        unsafe { entered.event_synchronize(self.raw) }?;
+        // SAFETY: both events are alive, and `milliseconds` is writable.
+        unsafe { entered.event_elapsed_time(&mut milliseconds, start.raw, self.raw) }?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
     }
 }
 

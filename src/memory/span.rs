@@ -199,6 +199,24 @@ impl<'a> SpanMut<'a> {
         Ok(Some(unsafe { slice::from_raw_parts_mut(self.start.cast(), len) }))
     }
 
+    /// Overwrites the memory with that of another span of the same device and size.
+    pub(crate) fn copy_from<T: Element>(&mut self, op: &'static str, output: &'static str, from: &Span) -> Result<()> {
+        assert_eq!(self.bytes, from.bytes, "shapes are compared where the tensors are given");
+        assert!(self.device == from.device, "devices are compared where the tensors are given");
+        if let (Some(here), Some(there)) = (self.on_host::<T>(op, output)?, from.on_host()) {
+            here.copy_from_slice(there);
+            return Ok(());
+        }
+        let to = self.as_span().address();
+        match self.device.stream().filter(|_| self.bytes > 0) {
+            None => Ok(()),
+            // SAFETY: a context is current, and both sides hold `bytes` bytes of this device; `on_host` above let the
+            // stream wait for what may still use the destination, and whatever frees either side does so in the order of
+            // this stream or behind it.
+            Some(stream) => unsafe { stream.enter()?.memcpy_dtod_async(to, from.address(), self.bytes, stream.raw()) },
+        }
+    }
+
     /// Overwrites the memory with `elements`, of which there are exactly as many as fit. The slice is free afterwards.
     pub(crate) fn upload<T: Element>(&mut self, op: &'static str, output: &'static str, elements: &[T]) -> Result<()> {
         assert_eq!(self.bytes, size_of_val(elements), "lengths are checked where the elements are given");

@@ -86,6 +86,25 @@ impl<T: Element> Tensor<T> {
         self.buffer.span_mut().upload(op, "the tensor", elements)
     }
 
+    /// Overwrites all elements with those of a tensor of the same shape on the same device. On a GPU the copy is enqueued.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`], [`Error::DifferentDevices`], [`Error::Shared`], [`Error::Driver`].
+    pub fn copy_from(&mut self, source: &Self) -> Result<()> {
+        let op = "Tensor::copy_from";
+        Device::same(op, ("the tensor", self.device()), &[("the source", source.device())])?;
+        if self.shape != source.shape {
+            return Err(Error::Shapes {
+                op,
+                left: "the tensor",
+                left_shape: self.dims().to_vec(),
+                right: "the source",
+                right_shape: source.dims().to_vec(),
+            });
+        }
+        self.buffer.span_mut().copy_from::<T>(op, "the tensor", &source.buffer.span())
+    }
+
     /// The same elements for another device.
     ///
     /// Between two streams of one GPU nothing is copied: both tensors hold the same memory, `device` first waits for what

@@ -1,3 +1,4 @@
+// Source of forms.ptx: forms of PTX that the parser must read.
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
 #include <stdint.h>
