@@ -21,9 +21,7 @@ DEVICE void load_logits(RowPiece<T, kLanes, kVectors>& x, const SoftmaxForwardPa
   x.fill(T::kMinusInfinity ^ p.sign_flip);
   if (position >= p.positions.count) return;
   const uint32_t length = static_cast<uint32_t>(p.length);
-  const uint64_t offset = position_offset(p.positions, p.input.strides, position);
-  x.load(static_cast<const char*>(p.input.data) + offset * T::kBytes, p.input.stride, length, lane, p.unit_log2,
-         p.input_units != 0);
+  load(x, p.input, p.input_units, p, position, length, lane);
 #pragma unroll
   for (int i = 0; i < x.kWords; ++i) x.words[i] ^= p.sign_flip;
   if (p.mask.data == nullptr) return;

@@ -19,6 +19,12 @@ DEVICE Pair two_sum(float a, float b) {
   return {sum, __fadd_rn(__fsub_rn(a, a_part), __fsub_rn(b, b_part))};
 }
 
+/// Adds `value` to a running sum.
+DEVICE void accumulate(Pair& sum, float value) {
+  const Pair exact = two_sum(sum.high, value);
+  sum = {exact.high, __fadd_rn(sum.low, exact.low)};
+}
+
 /// a + b exactly, if |a| >= |b| or a is 0.
 DEVICE Pair fast_two_sum(float a, float b) {
   const float sum = __fadd_rn(a, b);
@@ -31,10 +37,17 @@ DEVICE Pair two_product(float a, float b) {
   return {product, __fmaf_rn(a, b, -product)};
 }
 
-/// Sum of two pairs, good to about 2^-46.
+/// Sum of two pairs, good to about 2^-46. `high` stays the plain sum, so an infinity keeps its sign there whatever becomes of
+/// `low`; `settled` brings the parts in order at the end.
 DEVICE Pair add(Pair a, Pair b) {
   const Pair sum = two_sum(a.high, b.high);
-  return fast_two_sum(sum.high, __fadd_rn(sum.low, __fadd_rn(a.low, b.low)));
+  return {sum.high, __fadd_rn(sum.low, __fadd_rn(a.low, b.low))};
+}
+
+/// The same sum with |low| at most half a unit in the last place of `high`; an infinite or NaN sum has `low` 0.
+DEVICE Pair settled(Pair a) {
+  const bool finite = fabsf(a.high) < INFINITY;
+  return two_sum(a.high, finite ? a.low : 0.0f);
 }
 
 /// numerator / denominator to within one unit in the last place, without the branches of an IEEE division.
@@ -89,3 +102,58 @@ DEVICE float log1p_accurate(float x) {
   const float n = static_cast<float>(static_cast<int>(k));
   return __fmaf_rn(n, kLn2High, __fmaf_rn(n, kLn2Low, log_mantissa));
 }
+
+/// 2^(k/32) as high + low, k = 0 to 31.
+__constant__ const Pair kRootsOfTwo[32] = {
+    {0x1p+0f, 0.0f}, {0x1.059b0ep+0f, -0x1.9d4f52p-25f}, {0x1.0b5586p+0f, 0x1.9f3122p-25f}, {0x1.11301ep+0f, -0x1.fdb496p-25f},
+    {0x1.172b84p+0f, -0x1.c15742p-27f}, {0x1.1d4874p+0f, -0x1.d2e8cap-25f}, {0x1.2387a6p+0f, 0x1.ceac48p-25f}, {0x1.29e9ep+0f, -0x1.5c0424p-25f},
+    {0x1.306fep+0f, 0x1.4636e2p-25f}, {0x1.371a74p+0f, -0x1.18aac6p-25f}, {0x1.3dea64p+0f, 0x1.824684p-25f}, {0x1.44e086p+0f, 0x1.8624b4p-30f},
+    {0x1.4bfdaep+0f, -0x1.593abcp-25f}, {0x1.5342b6p+0f, -0x1.2c561p-25f}, {0x1.5ab07ep+0f, -0x1.5bd5ecp-27f}, {0x1.6247ecp+0f, -0x1.f8b55p-25f},
+    {0x1.6a09e6p+0f, 0x1.9fcef4p-26f}, {0x1.71f75ep+0f, 0x1.1d8beep-25f}, {0x1.7a1148p+0f, -0x1.829fdp-25f}, {0x1.82589ap+0f, -0x1.accc7cp-26f},
+    {0x1.8ace54p+0f, 0x1.15506ep-27f}, {0x1.93737cp+0f, -0x1.e64744p-25f}, {0x1.9c4918p+0f, 0x1.51f848p-27f}, {0x1.a5503cp+0f, -0x1.b83b54p-25f},
+    {0x1.ae89fap+0f, -0x1.a94b14p-26f}, {0x1.b7f77p+0f, -0x1.a09438p-25f}, {0x1.c199bep+0f, -0x1.3d56b2p-27f}, {0x1.cb720ep+0f, -0x1.8837ccp-27f},
+    {0x1.d5818ep+0f, -0x1.822dbcp-27f}, {0x1.dfc974p+0f, -0x1.908c94p-25f}, {0x1.ea4afap+0f, 0x1.52486cp-27f}, {0x1.f50766p+0f, -0x1.246ebp-26f}};
+
+/// exp(x) to about 2^-44, as `mantissa` * 2^exponent. Near x = 0, mantissa - 1 is that precise too: mantissa.high is 1 and
+/// mantissa.low is x.
+struct PreciseExp {
+  Pair mantissa;
+  int exponent;
+};
+
+/// Computes PreciseExp. x is cut into j * ln(2) / 32 and a rest h below 0.011; exp(h) - 1 takes three exact terms and a short
+/// polynomial, and each lane of the warp keeps one entry of the table 2^(k/32), which is looked up by shuffles.
+class PreciseExpTable {
+ public:
+  DEVICE PreciseExpTable() : entry(kRootsOfTwo[threadIdx.x % 32]) {}
+
+  /// All 32 lanes of the warp must call. |x| is taken to be at most 176, beyond which f32 has nothing to tell. NaN stays NaN.
+  DEVICE PreciseExp exp(float x) const {
+    x = x > 176.0f ? 176.0f : x;
+    x = x < -176.0f ? -176.0f : x;
+    const float kToInteger = 12582912.0f;  // 1.5 * 2^23
+    const float shifted = __fmaf_rn(x, 0x1.715476p+5f, kToInteger);
+    const int j = __float_as_int(shifted) - __float_as_int(kToInteger);
+    const float n = __fsub_rn(shifted, kToInteger);
+    // ln(2) / 32 in three parts; the first has 11 bits, so that n * part and the difference are exact.
+    const Pair second = two_product(n, 0x1.217f7ep-17f);
+    const Pair h = two_sum(__fmaf_rn(-n, 0x1.62cp-6f, x), -second.high);
+    const float h_low = __fsub_rn(h.low, __fmaf_rn(n, -0x1.c610cap-42f, second.low));
+    const Pair square = two_product(h.high, h.high);
+    const float cubic = __fmul_rn(
+        __fmul_rn(h.high, square.high),
+        __fmaf_rn(__fmaf_rn(0x1.111152p-7f, h.high, 0x1.55559ap-5f), h.high, 0x1.555556p-3f));
+    // expm1(h) = h + h^2 / 2 + cubic
+    const Pair minus_one = fast_two_sum(h.high, 0.5f * square.high);
+    const float minus_one_low = __fadd_rn(
+        minus_one.low, __fadd_rn(__fmaf_rn(h.high, h_low, __fmaf_rn(0.5f, square.low, h_low)), cubic));
+    const Pair root = {__shfl_sync(0xffffffffu, entry.high, j & 31), __shfl_sync(0xffffffffu, entry.low, j & 31)};
+    const Pair product = two_product(root.high, minus_one.high);
+    const Pair mantissa = fast_two_sum(root.high, product.high);
+    const float low = __fmaf_rn(root.high, minus_one_low, __fmaf_rn(root.low, minus_one.high, __fadd_rn(root.low, product.low)));
+    return {{mantissa.high, __fadd_rn(mantissa.low, low)}, j >> 5};
+  }
+
+ private:
+  Pair entry;
+};

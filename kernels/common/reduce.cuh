@@ -75,3 +75,17 @@ DEVICE float tree_sum(F value, int first = 0) {
     return __fadd_rn(low, tree_sum<kCount - kCount / 2>(value, first + kCount / 2));
   }
 }
+
+/// Combines values[0] ... values[kCount - 1] as a balanced tree.
+template <int kCount, class Value, class Combine>
+DEVICE Value tree_of(const Value (&values)[kCount], Combine combine) {
+  Value tree[kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) tree[i] = values[i];
+#pragma unroll
+  for (int width = 1; width < kCount; width *= 2) {
+#pragma unroll
+    for (int i = 0; i + width < kCount; i += 2 * width) tree[i] = combine(tree[i], tree[i + width]);
+  }
+  return tree[0];
+}

@@ -6,7 +6,7 @@
 // elements are moved: as units of U elements, or one by one.
 #pragma once
 
-#include "common/dtype.cuh"
+#include "common/index.cuh"
 
 DEVICE uint4 load_streaming(const uint4* from) {
   uint4 v;
@@ -25,7 +25,8 @@ template <class T, int kLanes, int kVectors>
 struct RowPiece {
   static constexpr int kWords = 4 * kVectors;
   static constexpr int kElements = kVectors * T::kPerVector;
-  static constexpr uint32_t kCapacity = uint32_t{kLanes} * kElements;
+  static constexpr int kVectorCount = kVectors;
+  static constexpr int kElementBytes = T::kBytes;
 
   uint32_t words[kWords];
 
@@ -187,3 +188,12 @@ struct RowPiece {
     }
   }
 };
+
+/// Loads the lane's piece of the row of `operand` at `position`; what lies outside the row keeps its bits.
+template <class Piece, class Params>
+DEVICE void load(Piece& piece, const Operand& operand, uint32_t units, const Params& p, uint64_t position, uint32_t length,
+                 uint32_t lane) {
+  const uint64_t offset = position_offset(p.positions, operand.strides, position);
+  piece.load(static_cast<const char*>(operand.data) + offset * Piece::kElementBytes, operand.stride, length, lane, p.unit_log2,
+             units != 0);
+}
