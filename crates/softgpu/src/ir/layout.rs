@@ -9,10 +9,27 @@ use crate::ptx::{Base, Function, Module, Operand, Variable, VariableSpace};
 /// Names and addresses of everything a kernel may name.
 pub struct Layout {
     pub symbols: HashMap<String, Symbol>,
+    pub signature: Signature,
+}
+
+/// What a launch must know of a kernel before its body is lowered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Parameters in order.
     pub params: Vec<Param>,
+    /// Size of the parameter block.
     pub param_bytes: u32,
+    /// Shared arrays.
     pub shared: SharedLayout,
+    /// Bytes of local memory per thread.
     pub local_bytes: u32,
+}
+
+impl Signature {
+    /// Of a function of `module`, whether or not its body can be lowered. The error is one sentence.
+    pub fn of(module: &Module, function: &Function) -> Result<Signature, String> {
+        layout(module, function).map(|layout| layout.signature)
+    }
 }
 
 /// Gaps between static shared arrays are multiples of this, so that each word stays in its bank.
@@ -40,7 +57,7 @@ pub fn layout(module: &Module, function: &Function) -> Result<Layout, String> {
         local = place(&mut symbols, variable, local, Space::Local)?;
     }
     let shared = shared(module, function, &mut symbols)?;
-    Ok(Layout { symbols, params, param_bytes, shared, local_bytes: local as u32 })
+    Ok(Layout { symbols, signature: Signature { params, param_bytes, shared, local_bytes: local as u32 } })
 }
 
 fn place(symbols: &mut HashMap<String, Symbol>, variable: &Variable, at: u64, space: Space) -> Result<u64, String> {

@@ -2,7 +2,7 @@
 
 use super::cfg::blocks;
 use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject};
-use super::layout::layout;
+use super::layout::{Layout, Signature, layout};
 use super::live::{Access, spans};
 use super::slots::{Storage, assign, storage};
 use super::{Inst, Kernel, Unsupported};
@@ -24,11 +24,12 @@ impl Kernel {
         if function.cluster.is_some() {
             return Err(whole("thread-block clusters are not implemented".into()));
         }
-        let layout = layout(module, function).map_err(whole)?;
+        let Layout { symbols, signature } = layout(module, function).map_err(whole)?;
         let mut lower = Lower {
-            regs: function.regs.iter().map(|ty| RegInfo { ty: *ty, slot: 0 }).collect(),
+            // In the first pass every register has the same slot; it is not 0, so that guards are seen to be guards.
+            regs: function.regs.iter().map(|ty| RegInfo { ty: *ty, slot: FIRST_FREE }).collect(),
             tables: &function.tables,
-            symbols: &layout.symbols,
+            symbols: &symbols,
             uses: Vec::new(),
             defs: Vec::new(),
             fills: Default::default(),
@@ -83,10 +84,11 @@ impl Kernel {
         text.push((end, String::from("the end of the kernel")));
         let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
         fills.sort_by_key(|(slot, _)| *slot);
+        let Signature { params, param_bytes, shared, local_bytes } = signature;
         Ok(Kernel {
             name: name.to_string(),
-            params: layout.params,
-            param_bytes: layout.param_bytes,
+            params,
+            param_bytes,
             insts,
             pool: lower.pool,
             controls: lower.controls,
@@ -94,8 +96,8 @@ impl Kernel {
             first_register: pairs_from,
             slots,
             preds,
-            shared: layout.shared,
-            local_bytes: layout.local_bytes,
+            shared,
+            local_bytes,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
             text,

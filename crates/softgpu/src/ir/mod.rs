@@ -13,3 +13,4 @@ mod slots;
 pub use control::{Barrier, BarrierAction, Control};
 pub use inst::{Class, Inst, Kind};
 pub use kernel::{Fill, Kernel, Param, SharedLayout, SharedVariable, Source, Special, Unsupported};
+pub use layout::Signature;

@@ -47,7 +47,7 @@ pub struct Symbol {
 pub struct RegInfo {
     /// Declared type.
     pub ty: Type,
-    /// Slot, or predicate number for `.pred`; 0 in the first pass.
+    /// Slot, or predicate number for `.pred`; without meaning in the first pass.
     pub slot: u16,
 }
 
@@ -124,7 +124,7 @@ impl Lower<'_> {
                 Err(Reject(format!("the integer literal {v} where .{} is expected", ty.name())))
             }
             Operand::Int(v) => {
-                let bits = if wide { *v as u64 } else { *v as u64 & ((1u64 << ty.bits()) - 1) };
+                let bits = if ty.bits() < 64 { *v as u64 & ((1u64 << ty.bits()) - 1) } else { *v as u64 };
                 self.fill(Source::Const(bits), wide)
             }
             Operand::F32(bits) if wide => self.fill(Source::Const(f64::from(f32::from_bits(*bits)).to_bits()), true),
@@ -259,6 +259,9 @@ impl Lower<'_> {
 
     fn register(&mut self, reg: Reg, ty: Type, write: bool) -> Result<u16, Reject> {
         let info = *self.regs.get(reg.0 as usize).ok_or("a register that is not declared")?;
+        if info.ty.bits() > 64 {
+            return Err("registers of 128 bits are not implemented".into());
+        }
         let class = |t: Type| (t == Type::Pred, t.bits() == 64, t.bits() == 128);
         if class(info.ty) != class(ty) {
             return Err(Reject(format!("a register of type .{} where .{} is expected", info.ty.name(), ty.name())));

@@ -15,7 +15,7 @@
 //!     Ok(Inst { d: lower.dst(d, ty)?, a: lower.src(a, ty)?, b: lower.src(b, ty)?, ..lower.inst(op, Class::Int) })
 //! }
 //! ```
-//! Decoders run twice: first to learn which registers a statement reads and writes (slots are all 0 then), and again
+//! Decoders run twice: first to learn which registers a statement reads and writes (slots have no meaning then), and again
 //! when registers have slots. So they must be pure functions of the statement, and must not compare slots.
 
 mod lower;
