@@ -18,6 +18,7 @@ pub mod lanes;
 pub mod warp;
 
 pub mod atom;
+pub mod bits;
 pub mod collective;
 pub mod convert;
 pub mod float;

@@ -8,9 +8,11 @@
 //! * [`round`]: f32 and f64 operations in the four rounding modes, subnormal flushing, saturation, NaN rules.
 //! * [`soft`]: the same operations in integers, for any format: slow and obvious, the oracle of the tests and the
 //!   implementation where speed does not matter (f64 in directed modes, conversions).
+//! * [`convert`]: any type to any other, as `cvt` does it.
 //! * [`approx`]: the `.approx` operations, rounded once from f64 (hardware differs in the last one or two bits).
 
 pub mod approx;
+pub mod convert;
 pub mod half;
 pub mod round;
 pub mod soft;

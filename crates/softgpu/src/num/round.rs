@@ -232,6 +232,17 @@ pub fn integral(value: f64, mode: Rounding) -> f64 {
     }
 }
 
+/// [`integral`] for f32.
+#[inline(always)]
+pub fn integral_f32(value: f32, mode: Rounding) -> f32 {
+    match mode {
+        Rounding::Nearest => value.round_ties_even(),
+        Rounding::Zero => value.trunc(),
+        Rounding::Down => value.floor(),
+        Rounding::Up => value.ceil(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::soft::F32;
