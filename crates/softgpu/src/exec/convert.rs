@@ -1,7 +1,7 @@
 //! `cvt`: between integers, floating-point types and packed halves.
 
 use super::lanes::{Lane, map1, map2, map3};
-use super::{LANES, Warp, ops};
+use super::{Warp, ops};
 use crate::ir::Inst;
 use crate::num::Rounding;
 use crate::num::convert::{Conversion, Number, to_tf32};

@@ -34,6 +34,25 @@ pub struct Env<'l> {
     pub clock: u64,
 }
 
+impl<'l> Env<'l> {
+    /// Before the first instruction of a launch.
+    pub fn new(launch: &'l Launch) -> Env<'l> {
+        Env {
+            launch,
+            kernel: &launch.kernel,
+            cta: [0; 3],
+            cta_index: 0,
+            pc: 0,
+            shared: Shared::default(),
+            order: check::Order::default(),
+            tally: Tally::new(launch.kernel.insts.len()),
+            fault: None,
+            findings: Vec::new(),
+            clock: 0,
+        }
+    }
+}
+
 impl Env<'_> {
     /// Describes the current instruction in `warp`, for lane `lane`.
     pub fn at(&self, warp: &Warp, lane: u32) -> Where {

@@ -5,12 +5,10 @@ use std::collections::VecDeque;
 use super::cta::{Cta, Slice, coordinates, new_warps};
 use super::random::{Order, Random};
 use super::split::Running;
-use crate::check;
-use crate::count::{Counters, Tally};
+use crate::count::Counters;
 use crate::exec::Env;
 use crate::ir::{Kernel, Source};
 use crate::launch::{Fault, Launch, Outcome, code};
-use crate::mem::Shared;
 
 /// Instructions that a CTA may run before another one is started beside it: a CTA that waits for one that has not
 /// started would wait for ever, and one that does not wait has ended by then.
@@ -23,19 +21,7 @@ pub fn run(launch: &Launch) -> Outcome {
         let fault = Fault { code: code::INVALID_VALUE, text: format!("{}: {text}", kernel.name), at: None };
         return Outcome { fault: Some(fault), ..Outcome::default() };
     }
-    let mut env = Env {
-        launch,
-        kernel,
-        cta: [0; 3],
-        cta_index: 0,
-        pc: 0,
-        shared: Shared::default(),
-        order: check::Order::default(),
-        tally: Tally::new(kernel.insts.len()),
-        fault: None,
-        findings: Vec::new(),
-        clock: 0,
-    };
+    let mut env = Env::new(launch);
     ctas(launch, &mut env);
     let counters = Counters::fold(&env.tally, kernel);
     let mut fault = env.fault;
