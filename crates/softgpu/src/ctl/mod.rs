@@ -1,1 +1,7 @@
 //! Control of the software GPU from tests: settings, findings, counters.
+//!
+//! A test program that links this crate and also loads its shared library holds two copies of it, with two sets of
+//! statics. The driver lives in the loaded one; [`connect`] therefore goes through exported `softgpu_*` symbols.
+
+pub mod env;
+pub mod types;

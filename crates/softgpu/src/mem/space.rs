@@ -332,6 +332,16 @@ impl Space {
         Snapshot { list, history: self.shared.history.clone() }
     }
 
+    /// The same with the allocations of one device: what a kernel on it can reach.
+    pub fn snapshot_of(&self, device: u32) -> Snapshot {
+        let whole = self.snapshot();
+        if whole.list.iter().all(|allocation| allocation.device() == device) {
+            return whole;
+        }
+        let list = whole.list.iter().filter(|allocation| allocation.device() == device).cloned().collect();
+        Snapshot { list, history: whole.history }
+    }
+
     /// The live allocation that holds the whole range. A range of no bytes may end at an end.
     fn find(&self, address: u64, bytes: u64) -> Result<Arc<Allocation>, MemoryFault> {
         let state = self.state();

@@ -1,1 +1,5 @@
-//! Module images: PTX text and fatbins to kernels and variables.
+//! Module images: what `cuModuleLoadData` is given, and how it becomes kernels and variables.
+
+pub mod fatbin;
+pub mod image;
+pub mod load;

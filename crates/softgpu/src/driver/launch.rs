@@ -1,0 +1,314 @@
+//! Kernel launches: what a launch must satisfy before it is enqueued, and how it runs.
+
+use super::call::{Call, In, entry};
+use super::code::{Code, Result};
+use super::function::{self, Function};
+use super::occupancy;
+use super::profile::{BLOCK_LIMITS, GRID_LIMITS, THREADS_PER_BLOCK};
+use super::queue::{self, Operation};
+use super::state::{self, DeviceId};
+use crate::ctl::env;
+use crate::ctl::types::{Detector, Finding, LaunchRecord};
+use crate::ir::Kernel;
+use crate::launch::{Launch, Limits, Settings, run};
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// A launch that was accepted.
+pub struct KernelWork {
+    function: Function,
+    kernel: Arc<Kernel>,
+    grid: [u32; 3],
+    block: [u32; 3],
+    dynamic_shared: u32,
+    params: Vec<u8>,
+    /// As they were when it was submitted.
+    settings: Settings,
+}
+
+impl KernelWork {
+    /// The kernel's symbol.
+    pub fn name(&self) -> &str {
+        &self.function.name
+    }
+
+    /// Words of the parameters that could be pointers, and the variables of its module.
+    pub fn addresses(&self) -> Vec<u64> {
+        let words = self.params.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        // Parameter blocks are full of small numbers; no allocation lies that low.
+        let pointers = words.filter(|word| *word >= crate::mem::windows::FIRST_ALLOCATION);
+        pointers.chain(self.function.module.globals.iter().copied()).collect()
+    }
+
+    /// Runs it, with the memory as it is now.
+    pub fn run(&self, operation: &Operation, device: DeviceId) -> Result {
+        let profile = self.function.module.profile;
+        let launch = Launch {
+            kernel: self.kernel.clone(),
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.dynamic_shared,
+            params: self.params.clone(),
+            globals: self.function.module.globals.clone(),
+            memory: state::space().snapshot_of(device.0),
+            settings: self.settings.clone(),
+            limits: Limits {
+                shared_per_block: profile.shared_per_block_opt_in,
+                shared_per_unit: profile.shared_per_multiprocessor,
+                units: profile.multiprocessors,
+            },
+        };
+        let outcome = run(&launch);
+        let owner = &operation.owner;
+        let mut failed = false;
+        for finding in &outcome.findings {
+            let finding = Finding { submission: Some(operation.label.clone()), ..Finding::from(finding) };
+            failed |= owner.report(finding);
+        }
+        let record = LaunchRecord {
+            kernel: self.name().to_string(),
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.dynamic_shared,
+            seed: self.settings.seed,
+            image: self.function.module.program.origin.clone(),
+            code: outcome.fault.as_ref().map_or(0, |fault| fault.code),
+        };
+        if env::defaults().trace_kernels {
+            eprintln!(
+                "softgpu: {}: {record}: {} warp instructions",
+                operation.label, outcome.counters.warp_instructions
+            );
+        }
+        if env::defaults().counters {
+            eprintln!("softgpu: counters of {}: {:?}", record.kernel, outcome.counters);
+        }
+        owner.record_launch(record, outcome.counters);
+        let Some(fault) = outcome.fault else {
+            return if failed { Err(Code::LAUNCH_FAILED) } else { Ok(()) };
+        };
+        // A finding that failed the launch is the reason for the fault, and has been reported.
+        if outcome.findings.is_empty() {
+            let (submission, at) = (Some(operation.label.clone()), fault.at.clone());
+            owner.report(Finding { detector: Detector::FAULT, text: fault.text.clone(), at, submission });
+        }
+        Err(Code(fault.code))
+    }
+}
+
+/// The shape of a launch as it is asked for.
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    cooperative: bool,
+}
+
+/// Everything hardware refuses before a kernel starts.
+fn check_shape(call: &Call, function: &Function, kernel: &Kernel, shape: &Shape) -> Result {
+    let Shape { grid, block, shared, cooperative } = shape;
+    let name = &function.name;
+    for (what, shape, limits) in [("grid", grid, GRID_LIMITS), ("block", block, BLOCK_LIMITS)] {
+        if (0..3).any(|axis| shape[axis] == 0 || shape[axis] > limits[axis]) {
+            return Err(call.invalid(&format!("{name}: a {what} of {shape:?}; each size is 1 to {limits:?}")));
+        }
+    }
+    let threads: u64 = block.iter().map(|size| u64::from(*size)).product();
+    if threads > u64::from(THREADS_PER_BLOCK) {
+        return Err(call.invalid(&format!("{name}: {threads} threads per block, {THREADS_PER_BLOCK} is the most")));
+    }
+    let bounds = function.module.program.bounds(name);
+    if bounds.required.is_some_and(|required| required != *block) {
+        return Err(call.invalid(&format!("{name}: a block of {block:?}, .reqntid is {:?}", bounds.required)));
+    }
+    if threads > u64::from(function.thread_limit()) {
+        let most = function.thread_limit();
+        return Err(call.invalid(&format!("{name}: {threads} threads per block, its launch bounds allow {most}")));
+    }
+    if bounds.cluster.is_some_and(|cluster| cluster.iter().any(|size| *size > 1)) {
+        return Err(
+            call.unsupported(Code::NOT_SUPPORTED, &format!("{name}: thread-block clusters are not implemented"))
+        );
+    }
+    let allowed = function.dynamic_limit(kernel);
+    if *shared > allowed {
+        let text = format!(
+            "{name}: {shared} bytes of dynamic shared memory, {allowed} are allowed \
+             (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES raises it)"
+        );
+        return Err(call.invalid(&text));
+    }
+    if *cooperative {
+        let blocks: u64 = grid.iter().map(|size| u64::from(*size)).product();
+        let profile = function.module.profile;
+        let resident = occupancy::blocks_per_multiprocessor(profile, kernel, threads as u32, *shared);
+        let room = u64::from(resident) * u64::from(profile.multiprocessors);
+        if blocks > room {
+            let text = format!("{name}: a cooperative grid of {blocks} blocks, {room} are resident at once");
+            return Err(call.refuse(Code::COOPERATIVE_LAUNCH_TOO_LARGE, &text));
+        }
+    }
+    Ok(())
+}
+
+/// Keys of the `extra` list.
+const EXTRA_END: usize = 0;
+const EXTRA_BUFFER: usize = 1;
+const EXTRA_BYTES: usize = 2;
+
+/// The parameter block: each argument copied to the place and with the size that the PTX declares.
+fn parameters(call: &Call, function: &Function, arguments: &In<In<u8>>, extra: &In<usize>) -> Result<Vec<u8>> {
+    let layout = function.module.program.parameters(&function.name);
+    let size = layout.last().map_or(0, |last| (last.offset + last.size) as usize);
+    let mut block = vec![0; size];
+    if layout.is_empty() {
+        return Ok(block);
+    }
+    if !arguments.raw().is_null() {
+        for (index, parameter) in layout.iter().enumerate() {
+            let argument = arguments.get_at(call, index)?;
+            if argument.raw().is_null() {
+                return Err(call.invalid(&format!("{}: argument {index} is null", function.name)));
+            }
+            let (at, size) = (parameter.offset as usize, parameter.size as usize);
+            // SAFETY: the entry's contract says that argument `index` points to a value of the declared size.
+            let value = unsafe { std::slice::from_raw_parts(argument.raw(), size) };
+            block[at..at + size].copy_from_slice(value);
+        }
+        return Ok(block);
+    }
+    if extra.raw().is_null() {
+        return Err(call.invalid(&format!("{}: no arguments, {} are declared", function.name, layout.len())));
+    }
+    let (mut buffer, mut bytes) = (0, None);
+    for pair in 0.. {
+        match extra.get_at(call, 2 * pair)? {
+            EXTRA_END => break,
+            EXTRA_BUFFER => buffer = extra.get_at(call, 2 * pair + 1)?,
+            EXTRA_BYTES => {
+                let size = extra.get_at(call, 2 * pair + 1)?;
+                // SAFETY: the extra list says that a size is stored there.
+                bytes = Some(unsafe { In::<usize>::at(size) }.get(call)?);
+            }
+            other => return Err(call.invalid(&format!("{}: key {other} in the extra list", function.name))),
+        }
+    }
+    if buffer == 0 || bytes != Some(size) {
+        let text = format!("{}: a parameter buffer of {bytes:?} bytes, {size} are declared", function.name);
+        return Err(call.invalid(&text));
+    }
+    // SAFETY: the extra list says that `size` bytes are at `buffer`.
+    block.copy_from_slice(unsafe { std::slice::from_raw_parts(buffer as *const u8, size) });
+    Ok(block)
+}
+
+fn launch(call: &Call, handle: u64, shape: Shape, stream: u64, arguments: In<In<u8>>, extra: In<usize>) -> Result {
+    let (state, device) = call.context()?;
+    let function = function::lookup(call, &state, handle)?;
+    // Lowering a kernel takes a while.
+    drop(state);
+    if function.device != device {
+        let text = format!(
+            "{} belongs to device {}, the current context to device {}",
+            function.name, function.device.0, device.0
+        );
+        return Err(call.refuse(Code::INVALID_HANDLE, &text));
+    }
+    let kernel = function.kernel(call)?;
+    check_shape(call, &function, &kernel, &shape)?;
+    let params = parameters(call, &function, &arguments, &extra)?;
+    let settings = call.thread.inner().settings.clone();
+    let work = KernelWork {
+        function,
+        kernel,
+        grid: shape.grid,
+        block: shape.block,
+        dynamic_shared: shape.shared,
+        params,
+        settings,
+    };
+    let (mut state, device) = call.context()?;
+    let stream = super::stream::resolve(call, &mut state, device, stream)?;
+    let position = state.submit(call, stream, super::work::Work::Kernel(Box::new(work)));
+    queue::settle(call, state, stream, position)
+}
+
+/// `CUlaunchConfig`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchConfig {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    stream: u64,
+    attributes: *const LaunchAttribute,
+    count: u32,
+}
+
+/// `CUlaunchAttribute`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct LaunchAttribute {
+    id: u32,
+    padding: u32,
+    value: [u32; 16],
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_*`.
+const COOPERATIVE: u32 = 2;
+const CLUSTER_DIMENSION: u32 = 4;
+/// Hints about caches, priority, overlap and synchronisation: a schedule that ignores them is a legal one.
+const HINTS: [u32; 9] = [0, 1, 3, 5, 6, 8, 9, 10, 14];
+
+entry! {
+    fn cuLaunchKernel(
+        call, function: u64, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared: u32, stream: u64, arguments: In<In<u8>>, extra: In<usize>
+    ) {
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        launch(call, function, Shape { grid, block, shared, cooperative: false }, stream, arguments, extra)
+    }
+
+    fn cuLaunchCooperativeKernel(
+        call, function: u64, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared: u32, stream: u64, arguments: In<In<u8>>
+    ) {
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        let shape = Shape { grid, block, shared, cooperative: true };
+        // SAFETY: null is always allowed.
+        launch(call, function, shape, stream, arguments, unsafe { In::at(0) })
+    }
+
+    fn cuLaunchKernelEx(
+        call, config: In<LaunchConfig>, function: u64, arguments: In<In<u8>>, extra: In<usize>
+    ) {
+        let config = config.get(call)?;
+        let mut shape =
+            Shape { grid: config.grid, block: config.block, shared: config.shared, cooperative: false };
+        // SAFETY: the configuration says that `count` attributes are there.
+        let attributes = unsafe { In::<LaunchAttribute>::at(config.attributes as usize) };
+        for index in 0..config.count as usize {
+            let attribute = attributes.get_at(call, index)?;
+            match attribute.id {
+                COOPERATIVE => shape.cooperative = attribute.value[0] != 0,
+                CLUSTER_DIMENSION if attribute.value[..3] == [1, 1, 1] => {}
+                CLUSTER_DIMENSION => {
+                    return Err(call.unsupported(Code::NOT_SUPPORTED, "thread-block clusters are not implemented"));
+                }
+                hint if HINTS.contains(&hint) => {}
+                other => {
+                    let text = format!("launch attribute {other} is not implemented");
+                    return Err(call.unsupported(Code::NOT_SUPPORTED, &text));
+                }
+            }
+        }
+        launch(call, function, shape, config.stream, arguments, extra)
+    }
+}
+
+/// The C layout that the driver API documents.
+const _: () = {
+    assert!(size_of::<LaunchConfig>() == 56);
+    assert!(size_of::<LaunchAttribute>() == 72);
+    assert!(size_of::<*const c_void>() == 8);
+};
