@@ -91,7 +91,7 @@ entry! {
     fn cuDevicePrimaryCtxReset_v2(call, ordinal: i32) {
         let state = call.state()?;
         let device = device::lookup(call, &state, ordinal)?;
-        destroy(call, state, device);
+        drop(destroy(call, state, device));
         Ok(())
     }
 
