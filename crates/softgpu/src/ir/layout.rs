@@ -34,8 +34,12 @@ impl Signature {
 
 /// Gaps between static shared arrays are multiples of this, so that each word stays in its bank.
 const BANK_ROW: u64 = 128;
-/// More than any device has; keeps addresses within 32 bits.
-const MOST_BYTES: u64 = 1 << 30;
+/// Bytes of parameters that a kernel may have.
+const MOST_PARAMS: u64 = 32_764;
+/// Bytes of local memory that a thread may have.
+const MOST_LOCAL: u64 = 512 << 10;
+/// More shared memory than any device has; keeps addresses within 32 bits whatever the gaps.
+const MOST_SHARED: u64 = 16 << 20;
 
 /// Lays out `function`'s parameters, local and shared variables. The error is one sentence.
 pub fn layout(module: &Module, function: &Function) -> Result<Layout, String> {
@@ -63,8 +67,13 @@ pub fn layout(module: &Module, function: &Function) -> Result<Layout, String> {
 fn place(symbols: &mut HashMap<String, Symbol>, variable: &Variable, at: u64, space: Space) -> Result<u64, String> {
     let start = at.next_multiple_of(u64::from(variable.align));
     let end = start + variable.size;
-    if end > MOST_BYTES {
-        return Err(format!("{} does not fit: {} bytes", variable.name, variable.size));
+    let most = match space {
+        Space::Param => MOST_PARAMS,
+        Space::Local => MOST_LOCAL,
+        Space::Shared | Space::Global => MOST_SHARED,
+    };
+    if end > most {
+        return Err(format!("{} of {} bytes does not fit: {most} bytes in all", variable.name, variable.size));
     }
     symbols.insert(variable.name.clone(), Symbol { space, at: start as u32, size: variable.size as u32 });
     Ok(end)
@@ -90,8 +99,8 @@ fn shared(module: &Module, function: &Function, symbols: &mut HashMap<String, Sy
         arrays.push(SharedVariable { name: v.name.clone(), offset: symbol.at, size: symbol.size, align: v.align });
         at = end;
         gaps += gap;
-        if at + gaps > MOST_BYTES {
-            return Err(format!("{} does not fit", v.name));
+        if at + gaps > 2 * MOST_SHARED {
+            return Err(format!("{} shared arrays do not fit", arrays.len()));
         }
     }
     // Dynamic memory begins behind the statics at its declared alignment, and never at a better one.
