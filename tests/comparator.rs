@@ -2,12 +2,16 @@
 
 mod common;
 
-use common::compare::{Format, Tolerance, assert_right, assert_same_bits, error, faults};
+use common::compare::{Exact, Format, Tolerance, assert_right, assert_same_bits, error, faults};
 use sumexp::{bf16, f16};
 
 const NAN: f32 = f32::NAN;
 const INF: f32 = f32::INFINITY;
 const LOOSE: Tolerance = Tolerance { ulps: 4.0, floor: 1e-6 };
+
+fn exact(values: &[f32]) -> Vec<Exact> {
+    Exact::plain(values.iter().map(|v| f64::from(*v)))
+}
 
 #[test]
 fn rejects_what_is_wrong() {
@@ -28,29 +32,28 @@ fn rejects_what_is_wrong() {
         ([f32::MAX, 0.2], [INF, 0.2]),
         ([0.1, 0.0], [0.1, -INF]),
     ] {
-        let want = want.map(f64::from);
-        assert!(!faults(&got, &want, LOOSE).is_empty(), "{got:?} passed for {want:?}");
+        assert!(!faults(&got, &exact(&want), LOOSE).is_empty(), "{got:?} passed for {want:?}");
     }
 }
 
 #[test]
 fn accepts_what_is_right() {
     for same in [[0.1, 0.2], [NAN, -INF], [INF, 1e-30], [0.0, -0.0], [f32::MAX, f32::MIN_POSITIVE]] {
-        assert!(faults(&same, &same.map(f64::from), LOOSE).is_empty(), "{same:?} is not itself");
+        assert!(faults(&same, &exact(&same), LOOSE).is_empty(), "{same:?} is not itself");
     }
     assert!(faults::<f32>(&[], &[], LOOSE).is_empty());
-    assert!(faults(&[0.0f32], &[1e-7], LOOSE).is_empty(), "a difference below the floor");
+    assert!(faults(&[0.0f32], &exact(&[1e-7]), LOOSE).is_empty(), "a difference below the floor");
 }
 
 #[test]
 #[should_panic(expected = "different lengths")]
 fn refuses_different_lengths() {
-    faults(&[0.0f32], &[0.0, 0.0], LOOSE);
+    faults(&[0.0f32], &exact(&[0.0, 0.0]), LOOSE);
 }
 
 #[test]
 fn positions_are_reported() {
-    assert_eq!(faults(&[1.0f32, 3.0, 3.0, NAN], &[1.0, 2.0, 3.0, 4.0], LOOSE), [1, 3]);
+    assert_eq!(faults(&[1.0f32, 3.0, 3.0, NAN], &exact(&[1.0, 2.0, 3.0, 4.0]), LOOSE), [1, 3]);
 }
 
 #[test]
@@ -72,8 +75,19 @@ fn units_in_the_last_place() {
 fn one_rounding_passes_and_two_do_not() {
     let tolerance = f16::FORWARD;
     let want = 1.0 + 0.52 * f16::EPSILON.to_f64();
-    assert!(faults(&[f16::from_f64(want)], &[want], tolerance).is_empty());
-    assert!(!faults(&[f16::ONE], &[want], tolerance).is_empty(), "the wrong neighbour passed");
+    assert!(faults(&[f16::from_f64(want)], &Exact::plain([want]), tolerance).is_empty());
+    assert!(!faults(&[f16::ONE], &Exact::plain([want]), tolerance).is_empty(), "the wrong neighbour passed");
+}
+
+/// 1 - (1 - 2^-20) in f32: the last bits of the terms are allowed for, not more.
+#[test]
+fn what_cancels_is_measured_by_its_terms() {
+    let want = |term| [Exact { value: 2f64.powi(-20), term }];
+    let off = 2f32.powi(-20) + 2f32.powi(-23);
+    assert!(faults(&[off], &want(1.0), f32::BACKWARD).is_empty());
+    assert!(!faults(&[off], &want(0.0), f32::BACKWARD).is_empty());
+    assert!(!faults(&[2f32.powi(-20) + 2f32.powi(-21)], &want(1.0), f32::BACKWARD).is_empty());
+    assert!(!faults(&[f32::NAN], &want(1.0), f32::BACKWARD).is_empty());
 }
 
 #[test]
@@ -87,7 +101,7 @@ fn beyond_the_largest_number_of_the_format() {
 #[test]
 #[should_panic(expected = "seed 7: 1 of 2 outside Tolerance { ulps: 4.0, floor: 1e-6 }\n  [1] got 0e0, want 2.5e-1")]
 fn the_message_says_where_and_by_how_much() {
-    assert_right(&"softmax f32 [2] seed 7", &[0.75f32, 0.0], &[0.75, 0.25], LOOSE);
+    assert_right(&"softmax f32 [2] seed 7", &[0.75f32, 0.0], &exact(&[0.75, 0.25]), LOOSE);
 }
 
 #[test]

@@ -32,6 +32,26 @@ pub struct Tolerance {
     pub floor: f64,
 }
 
+/// What a result must be.
+#[derive(Clone, Debug, Default)]
+pub struct Exact {
+    /// The value, in float64.
+    pub value: f64,
+    /// The larger of two terms whose difference the value is; 0 where nothing cancels. An f32 computation cannot be better
+    /// than some units in the last place of that term, whatever the units of the value are.
+    pub term: f64,
+}
+
+impl Exact {
+    /// A value that is no difference.
+    pub fn plain(values: impl IntoIterator<Item = f64>) -> Vec<Exact> {
+        values.into_iter().map(|value| Exact { value, term: 0.0 }).collect()
+    }
+}
+
+/// Of a cancelling term, so much may be lost: 2 units in the last place of float32.
+const CANCELLED: f64 = 2.0 * f32::EPSILON as f64;
+
 /// Below the smallest normal float32 a kernel may flush to 0.
 const FLOOR: f64 = f32::MIN_POSITIVE as f64;
 
@@ -73,24 +93,27 @@ pub fn error<T: Format>(got: T, want: f64, floor: f64) -> f64 {
 }
 
 /// Positions where `got` is not `want`.
-pub fn faults<T: Format>(got: &[T], want: &[f64], tolerance: Tolerance) -> Vec<usize> {
+pub fn faults<T: Format>(got: &[T], want: &[Exact], tolerance: Tolerance) -> Vec<usize> {
     assert_eq!(got.len(), want.len(), "different lengths are not comparable");
     // Written so that a NaN would fail.
-    let right = |i: usize| error(got[i], want[i], tolerance.floor) <= tolerance.ulps;
-    (0..want.len()).filter(|i| !right(*i)).collect()
+    let right = |got: T, want: &Exact| {
+        let floor = tolerance.floor.max(CANCELLED * want.term);
+        error(got, want.value, floor) <= tolerance.ulps
+    };
+    (0..want.len()).filter(|i| !right(got[*i], &want[*i])).collect()
 }
 
 /// Panics unless `got` is `want` at every position. `case` says how to repeat the call.
 #[track_caller]
-pub fn assert_right<T: Format>(case: &dyn std::fmt::Display, got: &[T], want: &[f64], tolerance: Tolerance) {
+pub fn assert_right<T: Format>(case: &dyn std::fmt::Display, got: &[T], want: &[Exact], tolerance: Tolerance) {
     let wrong = faults(got, want, tolerance);
     if wrong.is_empty() {
         return;
     }
     let mut text = format!("{case}: {} of {} outside {tolerance:?}", wrong.len(), want.len());
     for i in wrong.iter().take(5) {
-        let ulps = error(got[*i], want[*i], tolerance.floor);
-        text += &format!("\n  [{i}] got {:e}, want {:e}, {ulps:.2} ULP", got[*i].to_f64(), want[*i]);
+        let ulps = error(got[*i], want[*i].value, tolerance.floor);
+        text += &format!("\n  [{i}] got {:e}, want {:e}, {ulps:.2} ULP", got[*i].to_f64(), want[*i].value);
     }
     panic!("{text}");
 }

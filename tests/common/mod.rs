@@ -1,5 +1,8 @@
 //! What the tests share: the comparator, reproducible inputs, case tables.
 #![allow(dead_code)] // Every test file is a program of its own and uses a part of this.
 
+pub mod arrange;
+pub mod cases;
 pub mod compare;
+pub mod family;
 pub mod random;

@@ -1,0 +1,3 @@
+//! The softmax family on every device.
+
+mod common;
