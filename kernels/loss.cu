@@ -70,6 +70,7 @@ template <class T, int kLanes, int kVectors>
 DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
   using Piece = RowPiece<T, kLanes, kVectors>;
   constexpr int kGroups = kThreads<kLanes> / kLanes;
+  constexpr uint64_t kCapacity = uint64_t{kLanes} * Piece::kElements;
   __shared__ MergeSlots<float, kLanes> for_max;
   __shared__ MergeSlots<WeightSum, kLanes> for_sum;
   const uint32_t lane = threadIdx.x % kLanes;
@@ -89,10 +90,10 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
     float max = -INFINITY;
     WeightSum sum = {0.0f, 0.0f};
     // Only a piece of more lanes than a warp may hold less than a row, and then the row is the block's only one.
-    for (uint64_t begin = 0; begin < classes; begin += Piece::kCapacity) {
+    for (uint64_t begin = 0; begin < classes; begin += kCapacity) {
       if (kLanes > 32 && !counts) break;
       const uint64_t rest = classes - begin;
-      const uint32_t length = counts ? static_cast<uint32_t>(rest < Piece::kCapacity ? rest : Piece::kCapacity) : 0;
+      const uint32_t length = counts ? static_cast<uint32_t>(rest < kCapacity ? rest : kCapacity) : 0;
       Piece x;
       x.fill(T::kMinusInfinity);
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
@@ -137,8 +138,7 @@ struct RowGradient {
   DEVICE RowGradient(const CrossEntropyBackwardParams& p, uint64_t position, float2 saved)
       : scores(p.temperature, saved.x), state{saved.x, saved.y}, inverse(state.inverse().high), rest(p.scale_rest) {
     const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
-    const float weight = p.weight == nullptr ? 1.0f : __ldg(p.weight);
-    factor = __ldg(static_cast<const float*>(p.upstream.data) + offset) * weight * p.scale;
+    factor = __ldg(static_cast<const float*>(p.upstream.data) + offset) * __ldg(p.weight) * p.scale;
   }
 
   DEVICE float at(float logit, bool is_target) const {
@@ -151,9 +151,9 @@ struct RowGradient {
 };
 
 /// Which of the lane's elements has this index in the piece (the inverse of RowPiece::index); -1 if none has.
-template <int kLanes, uint32_t kCapacity>
+template <int kLanes, uint32_t kElements>
 DEVICE int owned(uint64_t index, uint32_t lane, uint32_t unit_log2) {
-  if (index >= kCapacity) return -1;
+  if (index >= kLanes * kElements) return -1;
   const uint32_t unit = static_cast<uint32_t>(index) >> unit_log2;
   const uint32_t within = static_cast<uint32_t>(index) & ((1u << unit_log2) - 1u);
   return unit % kLanes == lane ? static_cast<int>(((unit / kLanes) << unit_log2) + within) : -1;
@@ -164,15 +164,16 @@ template <class T, int kLanes, int kVectors>
 DEVICE void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
   using Piece = RowPiece<T, kLanes, kVectors>;
   constexpr int kGroups = kThreads<kLanes> / kLanes;
+  constexpr uint64_t kCapacity = uint64_t{kLanes} * Piece::kElements;
   const uint32_t lane = threadIdx.x % kLanes;
   const uint64_t items = p.positions.count * p.pieces;
   for (uint64_t first = uint64_t{blockIdx.x} * kGroups; first < items; first += uint64_t{gridDim.x} * kGroups) {
     const uint64_t item = first + threadIdx.x / kLanes;
     if (item >= items) break;
     const uint64_t position = p.pieces == 1 ? item : item / p.pieces;
-    const uint64_t begin = (item - position * p.pieces) * Piece::kCapacity;
+    const uint64_t begin = (item - position * p.pieces) * kCapacity;
     const uint64_t rest = p.targets.classes - begin;
-    const uint32_t length = static_cast<uint32_t>(rest < Piece::kCapacity ? rest : Piece::kCapacity);
+    const uint32_t length = static_cast<uint32_t>(rest < kCapacity ? rest : kCapacity);
     const Target target = load_target(p.targets, p.positions, position);
     Piece x;
     x.fill(0);
@@ -181,7 +182,7 @@ DEVICE void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
       const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
              lane, p.unit_log2, p.logit_units != 0);
-      const int mine = owned<kLanes, Piece::kCapacity>(static_cast<uint64_t>(target.value) - begin, lane, p.unit_log2);
+      const int mine = owned<kLanes, Piece::kElements>(static_cast<uint64_t>(target.value) - begin, lane, p.unit_log2);
 #pragma unroll
       for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
         if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;
@@ -305,13 +306,13 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __gr
 
   *p.count = static_cast<int64_t>(count);
   const float counts = static_cast<float>(count);
-  if (p.weight != nullptr) *p.weight = count == 0 ? 0.0f : 1.0f / counts;
-  if (p.loss != nullptr) {
+  // A mean over nothing is 0, and so are its gradients.
+  *p.weight = p.reduction != REDUCTION_MEAN ? 1.0f : count == 0 ? 0.0f : 1.0f / counts;
+  if (p.reduction != REDUCTION_NONE) {
     const float finite = sum.finite.high + sum.finite.low;
     // A sum of finite losses that is no number has passed the largest float.
-    float total = sum.special == 0.0f ? (finite == finite ? finite : INFINITY) : sum.special;
-    if (p.weight != nullptr) total = count == 0 ? 0.0f : total / counts;
-    *p.loss = total;
+    const float total = sum.special == 0.0f ? (finite == finite ? finite : INFINITY) : sum.special;
+    *p.loss = p.reduction == REDUCTION_SUM ? total : count == 0 ? 0.0f : total / counts;
   }
   if (bad != ~0ull) report(p.record, p.op, partials[bad].bad_position, partials[bad].bad_value, p.classes);
 }

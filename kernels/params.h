@@ -190,7 +190,7 @@ typedef struct {
   const void *states;
   /// f32: gradient of the losses. Of one common loss, with strides of 0; of one loss per position.
   Operand upstream;
-  /// f32, one number: what every upstream gradient is multiplied by (1 / count for a mean); null for 1.
+  /// f32, one number: what every upstream gradient is multiplied by (1 / count for a mean, else 1).
   const float *weight;
   /// Contiguous [outer, classes, inner] of the logits' type.
   void *output;
@@ -242,6 +242,13 @@ typedef struct {
   void *partials;
 } LossCollectParams;
 
+/// What becomes of the losses of a batch.
+enum {
+  REDUCTION_NONE = 0,
+  REDUCTION_SUM = 1,
+  REDUCTION_MEAN = 2,
+};
+
 /// Second kernel of two: adds up the chunks in order.
 typedef struct {
   /// LossPartial, one per chunk.
@@ -250,17 +257,18 @@ typedef struct {
   uint64_t chunks;
   /// Number of classes, for the report.
   uint64_t classes;
-  /// f32, one number: the sum of the losses, or their mean; null if neither is wanted.
+  /// f32, one number: the sum of the losses, or their mean. Null for REDUCTION_NONE.
   float *loss;
   /// i64, one number: how many targets are not ignored.
   int64_t *count;
-  /// f32, one number: 1 / count, or 0 if that is 0; null if no mean is wanted.
+  /// f32, one number: what backward multiplies by. For a mean 1 / count, or 0 if nothing counts; else 1.
   float *weight;
   /// Where the first bad target is reported.
   ErrorRecord *record;
   /// Number of the operation for the report.
   uint32_t op;
-  uint32_t reserved;
+  /// One of REDUCTION_*.
+  uint32_t reduction;
 } LossFinishParams;
 
 #endif

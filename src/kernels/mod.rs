@@ -5,6 +5,8 @@
 
 mod id;
 mod launch;
+pub(crate) mod loss;
+mod operand;
 mod registry;
 
 pub use id::KernelId;

@@ -1,5 +1,7 @@
 //! Launch plans: pure functions from a shape and the capabilities of a GPU to how a kernel is launched.
 
+pub mod loss;
+
 /// What a plan may know of a GPU. A plain value, so that plans are tested without a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caps {

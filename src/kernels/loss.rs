@@ -1,0 +1,235 @@
+//! The launches of the losses.
+
+use super::operand::{Walk, inverse_temperature, temperature, unit_log2};
+use super::params::{
+    CrossEntropyBackwardParams, CrossEntropyForwardParams, ErrorRecord, LossCollectParams, LossFinishParams,
+    LossPartial, REDUCTION_MEAN, REDUCTION_NONE, REDUCTION_SUM, SUMEXP_LOSS_CHUNK, SUMEXP_LOSS_COLUMN_PIECE,
+    TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
+};
+use super::{KernelId, LaunchShape, launch};
+use crate::device::Device;
+use crate::dtype::{DType, Float};
+use crate::error::Result;
+use crate::plan::loss::{self as plan, Backward};
+use crate::shape::{Layout, Rows, Shape};
+use crate::tensor::{Tensor, View, ViewMut};
+use std::ptr;
+
+// What the kernels were compiled with is what the plans count with.
+const _: () = {
+    assert!(SUMEXP_LOSS_CHUNK as u64 == plan::CHUNK);
+    assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
+    assert!(size_of::<LossPartial>() == PARTIAL * size_of::<i64>());
+};
+
+/// Size of a `LossPartial` in elements of the scratch tensor that holds them.
+const PARTIAL: usize = 5;
+
+/// A class target for every row, of one of the integer types.
+#[derive(Clone, Copy)]
+pub(crate) struct ClassTargets<'a> {
+    /// Address of the first target.
+    pub(crate) address: u64,
+    /// Of the shape of the logits without their class dim.
+    pub(crate) layout: &'a Layout,
+    /// `I64`, `I32` or `U32`.
+    pub(crate) dtype: DType,
+    /// Rows with this target do not count.
+    pub(crate) ignore_index: Option<i64>,
+}
+
+/// What happens to the losses of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reduce {
+    /// They stay apart.
+    None,
+    /// They are added up.
+    Sum,
+    /// They are added up and divided by the number of rows that count.
+    Mean,
+}
+
+/// A call of cross-entropy, checked: there is at least one row and one class, shapes agree, everything is on one GPU.
+pub(crate) struct Call<'a, T> {
+    pub(crate) op: &'static str,
+    pub(crate) logits: View<'a, T>,
+    pub(crate) targets: ClassTargets<'a>,
+    /// The class dim of the logits.
+    pub(crate) rows: Rows,
+    pub(crate) temperature: f32,
+}
+
+/// Where forward writes; all contiguous.
+pub(crate) struct Outputs<'a> {
+    /// One per row, or a single one.
+    pub(crate) loss: ViewMut<'a, f32>,
+    /// One per row.
+    pub(crate) lse: ViewMut<'a, f32>,
+    /// One in all.
+    pub(crate) count: ViewMut<'a, i64>,
+    /// Two per row and one in all.
+    pub(crate) saved: ViewMut<'a, f32>,
+}
+
+impl<T: Float> Call<'_, T> {
+    fn device(&self) -> &Device {
+        self.logits.device()
+    }
+
+    /// Strides of the logits without the class dim, and the one along it.
+    fn logit_strides(&self) -> (Vec<u64>, u64) {
+        let mut strides = self.logits.layout().strides().to_vec();
+        let stride = strides.remove(self.rows.position);
+        // The stride of a dim of length 1 is stored as 0, but any will do: let it not stand in the way of vector loads.
+        (strides, if self.rows.len == 1 { 1 } else { stride })
+    }
+
+    fn sizes(&self) -> Shape {
+        self.logits.shape().without(self.rows.position)
+    }
+
+    /// The parameter block's description; targets are operand `number` of `walk`.
+    fn targets(&self, walk: &Walk, number: usize) -> Targets {
+        Targets {
+            operand: walk.operand(number, self.targets.address, 0),
+            classes: self.rows.len,
+            ignore_index: self.targets.ignore_index.unwrap_or(0),
+            has_ignore_index: u32::from(self.targets.ignore_index.is_some()),
+            type_: match self.targets.dtype {
+                DType::I32 => TARGETS_I32.0,
+                DType::U32 => TARGETS_U32.0,
+                _ => TARGETS_I64.0,
+            },
+        }
+    }
+
+    /// Whether units of the logits (operand 0 of `walk`) may be loaded whole.
+    fn logit_units(&self, walk: &Walk, stride: u64, unit_log2: u32) -> u32 {
+        let bytes = (T::DTYPE.size() as u64) << unit_log2;
+        u32::from(stride == 1 && walk.aligned(0, self.logits.address(), T::DTYPE.size(), bytes))
+    }
+}
+
+fn shape(blocks: u64, threads: u32) -> LaunchShape {
+    LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
+}
+
+/// Losses, lse, count and saved state.
+pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mut outputs: Outputs) -> Result<()> {
+    let (op, device, rows) = (call.op, call.device(), call.rows.count());
+    let (logit_strides, stride) = call.logit_strides();
+    let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
+    let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
+    let saved = outputs.saved.address(op, "saved")?;
+    let loss = outputs.loss.address(op, "loss")?;
+    // The losses of the rows are needed to add them up, even where nobody asked for them.
+    let mut scratch = match reduce {
+        Reduce::None => None,
+        Reduce::Sum | Reduce::Mean => Some(Tensor::<f32>::unfilled(op, device, Shape::new(op, &[rows as usize])?)?),
+    };
+    let losses = match &mut scratch {
+        None => loss,
+        Some(scratch) => scratch.view_mut().address(op, "losses")?,
+    };
+    let (piece, blocks) = plan::forward(call.rows.len, rows, T::DTYPE);
+    let params = CrossEntropyForwardParams {
+        positions: walk.positions,
+        logits: walk.operand(0, call.logits.address(), stride),
+        targets: call.targets(&walk, 1),
+        losses: losses as *mut f32,
+        lse: outputs.lse.address(op, "lse")? as *mut f32,
+        states: saved as *mut _,
+        unit_log2,
+        logit_units: call.logit_units(&walk, stride, unit_log2),
+        temperature: temperature(call.temperature),
+    };
+    let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
+    // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
+    // number of classes before it is used as an index, and the outputs were checked to hold one element per row (two of
+    // `saved`), which is what the kernel writes.
+    unsafe { launch(device, id, &shape(blocks, piece.threads()), &params) }?;
+
+    let chunks = plan::chunks(rows);
+    let mut partials = Tensor::<i64>::unfilled(op, device, Shape::new(op, &[chunks as usize, PARTIAL])?)?;
+    let partials = partials.view_mut().address(op, "partial sums")?;
+    let params = LossCollectParams {
+        positions: walk.positions,
+        targets: call.targets(&walk, 1),
+        losses: losses as *const f32,
+        partials: partials as *mut _,
+    };
+    let one_each = shape(chunks.min(i32::MAX as u64), plan::COLLECT_THREADS);
+    // SAFETY: targets and losses as above; `partials` holds one `LossPartial` per chunk of rows.
+    unsafe { launch(device, KernelId::LossCollect, &one_each, &params) }?;
+
+    let Some(slot) = device.error_slot(op)? else { return Ok(()) };
+    let params = LossFinishParams {
+        partials: partials as *const _,
+        chunks,
+        classes: call.rows.len,
+        loss: if reduce == Reduce::None { ptr::null_mut() } else { loss as *mut f32 },
+        count: outputs.count.address(op, "count")? as *mut i64,
+        weight: (saved + 2 * rows * size_of::<f32>() as u64) as *mut f32,
+        record: slot.address as *mut ErrorRecord,
+        op: slot.op,
+        reduction: match reduce {
+            Reduce::None => REDUCTION_NONE.0,
+            Reduce::Sum => REDUCTION_SUM.0,
+            Reduce::Mean => REDUCTION_MEAN.0,
+        },
+    };
+    // SAFETY: `partials` as above; `loss`, `count` and the last element of `saved` are one element each; the record belongs
+    // to the stream of `device`.
+    unsafe { launch(device, KernelId::LossFinish, &shape(1, plan::COLLECT_THREADS), &params) }
+}
+
+/// Gradient of the logits. `saved` is what forward left for the same call; `upstream` has one element per row, if need be
+/// by strides of 0.
+pub(crate) fn cross_entropy_backward<T: Float>(
+    call: &Call<T>,
+    saved: View<f32>,
+    upstream: (u64, &Layout),
+    mut dlogits: ViewMut<T>,
+) -> Result<()> {
+    let (op, rows) = (call.op, call.rows.count());
+    let (logit_strides, stride) = call.logit_strides();
+    let (upstream, upstream_layout) = upstream;
+    let operands = [&logit_strides, call.targets.layout.strides(), upstream_layout.strides()];
+    let walk = Walk::new(call.sizes().dims(), &operands);
+    let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
+    let output = dlogits.address(op, "dlogits")?;
+    let plan = plan::backward(call.rows.len, rows, call.rows.inner, T::DTYPE);
+    let dtype = T::DTYPE;
+    let (id, pieces, shape) = match plan {
+        Backward::Rows { piece, pieces, blocks } => {
+            (KernelId::CrossEntropyBackward { dtype, piece }, pieces, shape(blocks, piece.threads()))
+        }
+        Backward::Columns { pieces, blocks } => {
+            (KernelId::CrossEntropyBackwardColumns { dtype }, pieces, shape(blocks, plan::COLUMN_THREADS))
+        }
+    };
+    let (scale, scale_rest) = inverse_temperature(call.temperature);
+    let params = CrossEntropyBackwardParams {
+        positions: walk.positions,
+        logits: walk.operand(0, call.logits.address(), stride),
+        targets: call.targets(&walk, 1),
+        states: saved.address() as *const _,
+        upstream: walk.operand(2, upstream, 0),
+        weight: (saved.address() + 2 * rows * size_of::<f32>() as u64) as *const f32,
+        output: output as *mut _,
+        inner: call.rows.inner,
+        pieces,
+        unit_log2,
+        logit_units: call.logit_units(&walk, stride, unit_log2),
+        // Units divide the length of a row, so all rows of a contiguous output are aligned if the first is.
+        output_units: u32::from(output % ((dtype.size() as u64) << unit_log2) == 0),
+        reserved: 0,
+        temperature: temperature(call.temperature),
+        scale,
+        scale_rest,
+    };
+    // SAFETY: logits and targets as in the forward launch; `saved` was checked to hold two elements per row and one more,
+    // `upstream` has the layout that the parameters repeat, and `dlogits` was checked to be contiguous and of the shape of
+    // the logits.
+    unsafe { launch(call.device(), id, &shape, &params) }
+}

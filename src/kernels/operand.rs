@@ -1,0 +1,127 @@
+//! From layouts to what the parameter blocks say about memory: positions, operands, the temperature.
+
+use super::params::{Operand, Positions, SUMEXP_POSITION_RANK, Temperature};
+use std::ffi::c_void;
+
+const RANK: usize = SUMEXP_POSITION_RANK as usize;
+
+/// The rows of a call and how to find them in each operand.
+pub(super) struct Walk {
+    pub(super) positions: Positions,
+    /// Per operand, its strides along the dims of `positions`.
+    strides: Vec<[u64; RANK]>,
+}
+
+impl Walk {
+    /// `sizes` are the lengths of the dims that stay, none of them 0; each operand gives its strides along them. Neighbouring
+    /// dims become one where every operand allows it, so that kernels divide less.
+    pub(super) fn new(sizes: &[usize], operands: &[&[u64]]) -> Self {
+        debug_assert!(sizes.len() <= RANK && !sizes.contains(&0));
+        let mut merged: Vec<(u64, Vec<u64>)> = Vec::with_capacity(RANK);
+        for (dim, &size) in sizes.iter().enumerate().filter(|(_, size)| **size > 1) {
+            let size = size as u64;
+            let here: Vec<u64> = operands.iter().map(|strides| strides[dim]).collect();
+            match merged.last_mut() {
+                Some((outer_size, outer))
+                    if outer.iter().zip(&here).all(|(outer, here)| here.checked_mul(size) == Some(*outer)) =>
+                {
+                    (*outer_size, *outer) = (*outer_size * size, here);
+                }
+                _ => merged.push((size, here)),
+            }
+        }
+        if merged.is_empty() {
+            merged.push((1, vec![0; operands.len()]));
+        }
+        let mut positions = Positions { count: 1, sizes: [1; RANK], rank: merged.len() as u32, reserved: 0 };
+        let mut strides = vec![[0; RANK]; operands.len()];
+        for (dim, (size, here)) in merged.into_iter().enumerate() {
+            positions.count *= size;
+            positions.sizes[dim] = size;
+            here.into_iter().zip(&mut strides).for_each(|(stride, operand)| operand[dim] = stride);
+        }
+        Self { positions, strides }
+    }
+
+    /// The parameter block's description of an operand, numbered as in [`Walk::new`]. `stride` is that along a row.
+    pub(super) fn operand(&self, number: usize, address: u64, stride: u64) -> Operand {
+        Operand { data: address as *const c_void, strides: self.strides[number], stride }
+    }
+
+    /// Whether `bytes` bytes from any row on, in steps of as many, are aligned to `bytes`.
+    pub(super) fn aligned(&self, number: usize, address: u64, element: usize, bytes: u64) -> bool {
+        let used = &self.strides[number][..self.positions.rank as usize];
+        address % bytes == 0 && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
+    }
+}
+
+/// log2 of the elements that are moved together: the largest power of two that divides the row and fits in 16 bytes.
+pub(super) fn unit_log2(length: u64, element: usize) -> u32 {
+    length.trailing_zeros().min((16 / element).trailing_zeros())
+}
+
+/// The factors of `(x - max) / tau`, see `Temperature` in `kernels/params.h`. `tau` is finite and above 0.
+pub(super) fn temperature(tau: f32) -> Temperature {
+    let tau = f64::from(tau);
+    let exponent = tau.log2().floor() as i32;
+    // A large tau is taken from the logits before they are subtracted, a tiny one from the difference.
+    let pre = 2f64.powi(-exponent.clamp(0, 126));
+    let post = 2f64.powi((-exponent).clamp(0, 96));
+    let split = |factor: f64| {
+        let high = factor as f32;
+        (high, (factor - f64::from(high)) as f32)
+    };
+    let (log2_high, log2_low) = split(std::f64::consts::LOG2_E / (tau * pre * post));
+    let (natural_high, natural_low) = split(1.0 / (tau * pre * post));
+    Temperature { pre: pre as f32, post: post as f32, log2_high, log2_low, natural_high, natural_low }
+}
+
+/// 1 / tau as a product of two floats: the inverse of a subnormal tau alone would overflow.
+pub(super) fn inverse_temperature(tau: f32) -> (f32, f32) {
+    let inverse = 1.0 / f64::from(tau);
+    let rest = if inverse > f64::from(f32::MAX) / 2.0 { 2f64.powi(30) } else { 1.0 };
+    ((inverse / rest) as f32, rest as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dims_that_continue_each_other_become_one() {
+        let walk = Walk::new(&[2, 3, 1, 4], &[&[12, 4, 0, 1], &[3, 1, 0, 0]]);
+        assert_eq!((walk.positions.rank, walk.positions.count), (2, 24));
+        assert_eq!(walk.positions.sizes[..2], [6, 4]);
+        assert_eq!(walk.operand(0, 0, 1).strides[..2], [4, 1]);
+        assert_eq!(walk.operand(1, 0, 1).strides[..2], [1, 0]);
+    }
+
+    #[test]
+    fn no_dims_are_one_position() {
+        let walk = Walk::new(&[], &[&[]]);
+        assert_eq!((walk.positions.rank, walk.positions.count, walk.positions.sizes[0]), (1, 1, 1));
+    }
+
+    #[test]
+    fn alignment_is_that_of_every_row() {
+        let walk = Walk::new(&[4, 2], &[&[100, 8], &[64, 8]]);
+        assert!(!walk.aligned(0, 256, 2, 16) && walk.aligned(0, 256, 2, 8));
+        assert!(walk.aligned(1, 256, 2, 16) && !walk.aligned(1, 258, 2, 16));
+    }
+
+    #[test]
+    fn temperature_factors_multiply_to_the_inverse_of_tau() {
+        for tau in [f32::from_bits(1), 1e-40, f32::MIN_POSITIVE, 1e-5, 0.3, 1.0, 2.0, 7.0, 1e20, f32::MAX] {
+            let t = temperature(tau);
+            assert!([t.pre, t.post, t.log2_high, t.natural_high].iter().all(|f| f.is_normal()), "{tau:e}: {t:?}");
+            let product =
+                |high: f32, low: f32| (f64::from(high) + f64::from(low)) * f64::from(t.pre) * f64::from(t.post);
+            let error = |got: f64, want: f64| ((got - want) / want).abs();
+            let inverse = 1.0 / f64::from(tau);
+            assert!(error(product(t.natural_high, t.natural_low), inverse) < 1e-14, "{tau:e}");
+            assert!(error(product(t.log2_high, t.log2_low), std::f64::consts::LOG2_E * inverse) < 1e-14, "{tau:e}");
+            let (scale, rest) = inverse_temperature(tau);
+            assert!(error(f64::from(scale) * f64::from(rest), inverse) < 1e-6 && scale.is_finite(), "{tau:e}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Launch plans of the losses.
+
+use crate::dtype::DType;
+
+/// The part of a row that a group of lanes holds at once: `vectors` times 16 bytes for each of `lanes` lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Piece {
+    /// Lanes that share a row: 8 or 32 lanes of a warp, or a whole block.
+    pub lanes: u32,
+    /// Vectors of 16 bytes per lane.
+    pub vectors: u32,
+}
+
+impl Piece {
+    /// Elements of a piece.
+    pub const fn capacity(self, dtype: DType) -> u64 {
+        self.lanes as u64 * self.vectors as u64 * 16 / dtype.size() as u64
+    }
+
+    /// Threads of a block. Blocks of less than 128 threads would leave warps of a multiprocessor unused.
+    pub const fn threads(self) -> u32 {
+        if self.lanes < 128 { 128 } else { self.lanes }
+    }
+
+    /// Groups of lanes in a block.
+    pub const fn groups(self) -> u64 {
+        (self.threads() / self.lanes) as u64
+    }
+}
+
+/// Pieces of the forward kernels, smallest first. The largest takes longer rows piece by piece.
+pub const FORWARD: [Piece; 4] = [
+    Piece { lanes: 8, vectors: 1 },
+    Piece { lanes: 32, vectors: 4 },
+    Piece { lanes: 256, vectors: 4 },
+    Piece { lanes: 1024, vectors: 4 },
+];
+
+/// Pieces of the backward kernels, smallest first. Pieces of one row are independent of each other.
+pub const BACKWARD: [Piece; 3] =
+    [Piece { lanes: 8, vectors: 1 }, Piece { lanes: 32, vectors: 4 }, Piece { lanes: 256, vectors: 4 }];
+
+/// Classes that one thread of the column kernel walks through.
+pub const COLUMN_PIECE: u64 = 16;
+
+/// Threads of a block of the column kernel.
+pub const COLUMN_THREADS: u32 = 256;
+
+/// Rows that one block of the collecting kernel adds up.
+pub const CHUNK: u64 = 4096;
+
+/// Threads of a block of the two kernels that add the losses up.
+pub const COLLECT_THREADS: u32 = 256;
+
+/// How the gradient is cut into threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backward {
+    /// The class dim is the last one: a group of lanes per piece of a row.
+    Rows {
+        /// What a group of lanes holds.
+        piece: Piece,
+        /// Pieces per row.
+        pieces: u64,
+        /// Blocks.
+        blocks: u64,
+    },
+    /// The class dim is another one: a thread per position and 16 classes, neighbours at neighbouring positions.
+    Columns {
+        /// Pieces per row.
+        pieces: u64,
+        /// Blocks.
+        blocks: u64,
+    },
+}
+
+/// Blocks along the x axis of a grid; kernels go on with a stride of the grid where these are not enough.
+const MAX_BLOCKS: u64 = i32::MAX as u64;
+
+/// The first piece that holds a whole row of `classes`, or the largest. Only the number of classes and the element type
+/// decide, so the bits of a row never depend on how many rows there are or how they lie in memory.
+fn smallest(pieces: &[Piece], classes: u64, dtype: DType) -> Piece {
+    let fits = pieces.iter().find(|piece| piece.capacity(dtype) >= classes);
+    *fits.or(pieces.last()).expect("a ladder has rungs")
+}
+
+/// The forward kernel for `rows` rows, and its number of blocks.
+pub fn forward(classes: u64, rows: u64, dtype: DType) -> (Piece, u64) {
+    let piece = smallest(&FORWARD, classes, dtype);
+    (piece, rows.div_ceil(piece.groups()).min(MAX_BLOCKS))
+}
+
+/// The backward kernel for `rows` rows, `inner` of which follow each other between two classes of the output.
+pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType) -> Backward {
+    if inner > 1 {
+        let pieces = classes.div_ceil(COLUMN_PIECE);
+        let blocks = (rows * pieces).div_ceil(u64::from(COLUMN_THREADS)).min(MAX_BLOCKS);
+        return Backward::Columns { pieces, blocks };
+    }
+    let piece = smallest(&BACKWARD, classes, dtype);
+    let pieces = classes.div_ceil(piece.capacity(dtype));
+    Backward::Rows { piece, pieces, blocks: (rows * pieces).div_ceil(piece.groups()).min(MAX_BLOCKS) }
+}
+
+/// Blocks of the collecting kernel, one per chunk of rows.
+pub fn chunks(rows: u64) -> u64 {
+    rows.div_ceil(CHUNK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rung_and_its_edges() {
+        for (classes, dtype, lanes) in [
+            (1, DType::F32, 8),
+            (32, DType::F32, 8),
+            (33, DType::F32, 32),
+            (64, DType::F16, 8),
+            (65, DType::BF16, 32),
+            (512, DType::F32, 32),
+            (513, DType::F32, 256),
+            (1024, DType::F16, 32),
+            (1025, DType::F16, 256),
+            (4096, DType::F32, 256),
+            (4097, DType::F32, 1024),
+            (8193, DType::BF16, 1024),
+            (262_144, DType::F32, 1024),
+        ] {
+            assert_eq!(forward(classes, 5, dtype).0.lanes, lanes, "{classes} classes of {dtype}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_does_not_depend_on_the_number_of_rows() {
+        for classes in [1, 100, 1000, 50_257, 262_144] {
+            let piece = forward(classes, 1, DType::BF16).0;
+            assert!([2, 1000, u64::from(u32::MAX)].iter().all(|&rows| forward(classes, rows, DType::BF16).0 == piece));
+        }
+    }
+
+    #[test]
+    fn blocks_cover_all_rows_and_stay_within_a_grid() {
+        assert_eq!(forward(10, 17, DType::F32), (FORWARD[0], 2));
+        assert_eq!(forward(50_257, 3, DType::F32), (FORWARD[3], 3));
+        assert_eq!(forward(10, u64::MAX / 64, DType::F32).1, MAX_BLOCKS);
+        let long = backward(50_257, 3, 1, DType::F32);
+        assert_eq!(long, Backward::Rows { piece: BACKWARD[2], pieces: 13, blocks: 39 });
+        assert_eq!(backward(19, 1000, 10, DType::F16), Backward::Columns { pieces: 2, blocks: 8 });
+        assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));
+    }
+}
