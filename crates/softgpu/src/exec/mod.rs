@@ -99,3 +99,6 @@ pub(crate) use ops;
 
 /// The operation of instructions that the scheduler does itself.
 pub fn nothing(_: &mut Warp, _: &mut Env<'_>, _: &Inst, _: u32) {}
+
+#[cfg(test)]
+mod tests;
