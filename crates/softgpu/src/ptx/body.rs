@@ -27,8 +27,9 @@ impl<'t> Parser<'t> {
                 ";" => {
                     self.next();
                 }
-                _ if token.kind == Kind::Word && self.peek_after(1).text == ":" => {
-                    self.at += 2;
+                _ if token.kind == Kind::Word && self.peek_second().text == ":" => {
+                    self.next();
+                    self.next();
                     self.label(token.text, token.line, f)?;
                 }
                 ".loc" => {
@@ -131,7 +132,8 @@ impl<'t> Parser<'t> {
         } else {
             None
         };
-        let opcode = self.word()?.to_string();
+        let opcode = self.word()?;
+        let opcode = self.opcodes.entry(opcode).or_insert_with(|| opcode.into()).clone();
         let mut operands = Vec::new();
         if !self.eat(";") {
             let branch = matches!(opcode.split('.').next(), Some("bra" | "brx"));
@@ -143,8 +145,7 @@ impl<'t> Parser<'t> {
             }
             self.expect(";")?;
         }
-        let end = self.tokens[self.at - 1].at + 1;
-        Ok(Statement { guard, opcode, operands, place, line: first.line, span: (first.at as u32, end as u32) })
+        Ok(Statement { guard, opcode, operands, place, line: first.line, span: (first.at as u32, self.end as u32) })
     }
 
     fn register(&self, name: &str) -> Result<Reg, Error> {

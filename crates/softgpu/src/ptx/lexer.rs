@@ -28,59 +28,80 @@ pub(super) struct Token<'t> {
     pub line: u32,
 }
 
-/// Splits the text; comments and white space vanish.
-pub(super) fn tokens(text: &str) -> Result<Vec<Token<'_>>, Error> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(text.len() / 4);
-    let (mut i, mut line) = (0, 1u32);
-    while i < bytes.len() {
-        let (start, from) = (i, line);
-        let kind = match bytes[i] {
-            b'\n' => {
-                line += 1;
-                i += 1;
-                continue;
-            }
-            // A driver reads PTX as a C string: what follows a NUL is not part of it.
-            0 => break,
-            b' ' | b'\t' | b'\r' | 0x0b | 0x0c => {
-                i += 1;
-                continue;
-            }
-            b'/' if bytes.get(i + 1) == Some(&b'/') => {
-                i = bytes[i..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| i + n);
-                continue;
-            }
-            b'/' if bytes.get(i + 1) == Some(&b'*') => {
-                let end = text[i + 2..].find("*/").ok_or_else(|| Error::new(line, "a comment that does not end"))?;
-                line += text[i..i + 2 + end].matches('\n').count() as u32;
-                i += end + 4;
-                continue;
-            }
-            b'"' => {
-                let body = &bytes[i + 1..];
-                let end = body.iter().position(|b| *b == b'"' || *b == b'\n').filter(|n| body[*n] == b'"');
-                i += 2 + end.ok_or_else(|| Error::new(line, "a string that does not end"))?;
-                Kind::Text
-            }
-            b'0'..=b'9' => {
-                i = number_end(bytes, i);
-                Kind::Number
-            }
-            b if is_word(b) || matches!(b, b'%' | b'.') => {
-                i = word_end(bytes, i + 1);
-                Kind::Word
-            }
-            b if b.is_ascii_punctuation() => {
-                i += 1;
-                Kind::Mark
-            }
-            _ => return Err(Error::new(line, "a character that is not ASCII text")),
-        };
-        out.push(Token { kind, text: &text[start..i], at: start, line: from });
+/// Splits text into tokens; comments and white space vanish.
+pub(super) struct Lexer<'t> {
+    text: &'t str,
+    at: usize,
+    line: u32,
+    /// What stopped it before the end of the text.
+    pub error: Option<Error>,
+}
+
+impl<'t> Lexer<'t> {
+    pub fn new(text: &'t str) -> Lexer<'t> {
+        Lexer { text, at: 0, line: 1, error: None }
     }
-    out.push(Token { kind: Kind::End, text: "", at: text.len(), line });
-    Ok(out)
+
+    /// The next token; [`Kind::End`] for ever after the last one or an error.
+    pub fn token(&mut self) -> Token<'t> {
+        match self.scan() {
+            Ok(token) => token,
+            Err(error) => {
+                self.error.get_or_insert(error);
+                self.at = self.text.len();
+                self.end()
+            }
+        }
+    }
+
+    fn end(&self) -> Token<'t> {
+        Token { kind: Kind::End, text: "", at: self.text.len(), line: self.line }
+    }
+
+    fn scan(&mut self) -> Result<Token<'t>, Error> {
+        let bytes = self.text.as_bytes();
+        let wrong = |line, why: &str| Error::new(line, why);
+        while let Some(first) = bytes.get(self.at) {
+            let (start, line) = (self.at, self.line);
+            let (kind, end) = match *first {
+                b'\n' => {
+                    self.line += 1;
+                    self.at += 1;
+                    continue;
+                }
+                // A driver reads PTX as a C string: what follows a NUL is not part of it.
+                0 => break,
+                b' ' | b'\t' | b'\r' | 0x0b | 0x0c => {
+                    self.at += 1;
+                    continue;
+                }
+                b'/' if bytes.get(start + 1) == Some(&b'/') => {
+                    self.at = bytes[start..].iter().position(|b| *b == b'\n').map_or(bytes.len(), |n| start + n);
+                    continue;
+                }
+                b'/' if bytes.get(start + 1) == Some(&b'*') => {
+                    let end = self.text[start + 2..].find("*/").map(|n| start + n + 4);
+                    self.at = end.ok_or_else(|| wrong(line, "a comment that does not end"))?;
+                    self.line += bytes[start..self.at].iter().filter(|b| **b == b'\n').count() as u32;
+                    continue;
+                }
+                b'"' => {
+                    let body = &bytes[start + 1..];
+                    let end = body.iter().position(|b| *b == b'"' || *b == b'\n').filter(|n| body[*n] == b'"');
+                    let end = end.ok_or_else(|| wrong(line, "a string that does not end"))?;
+                    (Kind::Text, start + end + 2)
+                }
+                b'0'..=b'9' => (Kind::Number, number_end(bytes, start)),
+                b if is_word(b) || matches!(b, b'%' | b'.') => (Kind::Word, word_end(bytes, start + 1)),
+                b if b.is_ascii_punctuation() => (Kind::Mark, start + 1),
+                _ => return Err(wrong(line, "a character that is not ASCII text")),
+            };
+            self.at = end;
+            return Ok(Token { kind, text: &self.text[start..end], at: start, line });
+        }
+        self.at = bytes.len();
+        Ok(self.end())
+    }
 }
 
 fn is_word(b: u8) -> bool {
@@ -126,6 +147,10 @@ pub(super) enum Literal {
 
 /// Reads a [`Kind::Number`].
 pub(super) fn literal(text: &str) -> Option<Literal> {
+    // Nearly all literals are short decimal numbers.
+    if text.len() < 10 && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().ok().map(Literal::Int);
+    }
     let lower = text.to_ascii_lowercase();
     if let Some(hex) = lower.strip_prefix("0f") {
         return (hex.len() == 8).then(|| u32::from_str_radix(hex, 16).ok().map(Literal::F32)).flatten();
@@ -153,8 +178,14 @@ pub(super) fn literal(text: &str) -> Option<Literal> {
 mod tests {
     use super::*;
 
+    fn tokens(source: &str) -> Result<Vec<Token<'_>>, Error> {
+        let mut lexer = Lexer::new(source);
+        let tokens = std::iter::from_fn(|| Some(lexer.token()).filter(|t| t.kind != Kind::End)).collect();
+        lexer.error.map_or(Ok(tokens), Err)
+    }
+
     fn texts(source: &str) -> Vec<&str> {
-        tokens(source).unwrap().iter().map(|t| t.text).filter(|t| !t.is_empty()).collect()
+        tokens(source).unwrap().iter().map(|t| t.text).collect()
     }
 
     #[test]

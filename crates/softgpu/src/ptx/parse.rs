@@ -1,8 +1,9 @@
 //! The module level: directives, variables and function headers.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::lexer::{Kind, Literal, Token, literal, tokens};
+use super::lexer::{Kind, Lexer, Literal, Token, literal};
 use super::scope::Scopes;
 use super::{Error, Function, Location, Module, Type, Variable, VariableSpace};
 
@@ -11,7 +12,10 @@ pub fn parse(text: &str) -> Result<Module, Error> {
     if text.len() >= u32::MAX as usize {
         return Err(Error::new(1, "more than 4 GiB of text"));
     }
-    let mut parser = Parser { text, tokens: tokens(text)?, at: 0, scopes: Scopes::new(), named_places: HashMap::new() };
+    let mut lexer = Lexer::new(text);
+    let ahead = [lexer.token(), lexer.token()];
+    let mut parser =
+        Parser { lexer, ahead, end: 0, scopes: Scopes::new(), named_places: HashMap::new(), opcodes: HashMap::new() };
     let mut module = Module {
         source: String::new(),
         version: (0, 0),
@@ -21,35 +25,40 @@ pub fn parse(text: &str) -> Result<Module, Error> {
         shared: Vec::new(),
         functions: Vec::new(),
     };
-    parser.module(&mut module)?;
+    let parsed = parser.module(&mut module);
+    // What stopped the lexer explains better what is wrong than the end that the parser then saw.
+    parser.lexer.error.take().map_or(parsed, Err)?;
     module.source = text.to_string();
     Ok(module)
 }
 
 pub(super) struct Parser<'t> {
-    pub text: &'t str,
-    pub tokens: Vec<Token<'t>>,
-    pub at: usize,
+    lexer: Lexer<'t>,
+    /// The next two tokens.
+    ahead: [Token<'t>; 2],
+    /// Where the last token taken ends.
+    pub end: usize,
     pub scopes: Scopes,
     /// The latest place of the function with this file, line and column: what `inlined_at` refers to.
     pub named_places: HashMap<(u32, u32, u32), super::Place>,
+    /// Each opcode once: a module has hundreds of thousands of statements and some hundred opcodes.
+    pub opcodes: HashMap<&'t str, Arc<str>>,
 }
 
 impl<'t> Parser<'t> {
     pub fn peek(&self) -> Token<'t> {
-        // The last token is `End`, and `next` never moves past it.
-        self.tokens[self.at]
+        self.ahead[0]
     }
 
-    pub fn peek_after(&self, n: usize) -> Token<'t> {
-        self.tokens[(self.at + n).min(self.tokens.len() - 1)]
+    /// The token behind the next one.
+    pub fn peek_second(&self) -> Token<'t> {
+        self.ahead[1]
     }
 
     pub fn next(&mut self) -> Token<'t> {
-        let token = self.peek();
-        if token.kind != Kind::End {
-            self.at += 1;
-        }
+        let token = self.ahead[0];
+        self.end = token.at + token.text.len();
+        self.ahead = [self.ahead[1], self.lexer.token()];
         token
     }
 
@@ -57,7 +66,7 @@ impl<'t> Parser<'t> {
     pub fn eat(&mut self, text: &str) -> bool {
         let hit = self.peek().text == text && self.peek().kind != Kind::End;
         if hit {
-            self.at += 1;
+            self.next();
         }
         hit
     }
@@ -79,7 +88,7 @@ impl<'t> Parser<'t> {
     pub fn integer(&mut self) -> Result<u64, Error> {
         match literal(self.peek().text).filter(|_| self.peek().kind == Kind::Number) {
             Some(Literal::Int(v)) => {
-                self.at += 1;
+                self.next();
                 Ok(v)
             }
             _ => Err(self.unexpected("an integer")),

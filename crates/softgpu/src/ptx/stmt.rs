@@ -1,5 +1,7 @@
 //! One executable statement: guard, opcode, operands and where it came from.
 
+use std::sync::Arc;
+
 use super::Type;
 
 /// A register of one function, numbered after scopes have been resolved: two inline-asm blocks that both declare
@@ -79,7 +81,7 @@ pub struct Statement {
     /// `@p` in front, if any.
     pub guard: Option<Guard>,
     /// The whole dotted opcode, for example `ld.global.nc.v4.f32`.
-    pub opcode: String,
+    pub opcode: Arc<str>,
     /// Operands in the order written; destinations come first, as in PTX.
     pub operands: Vec<Operand>,
     /// Where in the CUDA source, through `.loc`.
