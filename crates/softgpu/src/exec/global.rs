@@ -1,0 +1,264 @@
+//! Loads and stores of device memory, 32 lanes at a time.
+//!
+//! One check of the whole range settles the usual access: the instruction's last allocation holds it. Only when that
+//! fails, or the allocation is made of pages, is each lane looked at by itself.
+
+use super::access::{Access, Raw};
+use super::warp::LANES;
+use super::{Env, Warp};
+use crate::check::{Detector, Finding, lanes};
+use crate::launch::{Launch, code};
+use crate::mem::block::Block;
+use crate::mem::{Allocation, MemoryFaultKind};
+
+/// The allocation that holds the whole access, by way of the instruction's hint.
+#[inline(always)]
+fn whole<'l, const T: usize>(env: &mut Env<'l>, access: &Access) -> Option<&'l Allocation> {
+    let launch: &'l Launch = env.launch;
+    let span = access.span::<T>()?;
+    let hint = &mut env.tally.hint[env.pc as usize];
+    if let Some(allocation) = launch.memory.get(*hint as usize)
+        && allocation.contains(access.min, span)
+    {
+        return (!allocation.is_freed()).then_some(allocation);
+    }
+    let (index, allocation) = launch.memory.at_or_before(access.min)?;
+    *hint = index as u32;
+    (allocation.contains(access.min, span) && !allocation.is_freed()).then_some(allocation)
+}
+
+/// The allocation that holds one lane's element.
+fn one<const T: usize>(launch: &Launch, address: u64) -> Option<&Allocation> {
+    let (_, allocation) = launch.memory.at_or_before(address)?;
+    (allocation.contains(address, T as u64) && !allocation.is_freed()).then_some(allocation)
+}
+
+/// Faults unless every lane's address is a multiple of the width and lies inside some live allocation.
+#[cold]
+#[inline(never)]
+pub(super) fn check_lanes<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, verb: &str) -> bool {
+    let launch = env.launch;
+    for lane in access.lanes() {
+        let address = access.address[lane];
+        if !address.is_multiple_of(T as u64) {
+            let place = launch.memory.describe(address);
+            let text = format!("misaligned: {verb} {T} bytes at {address:#x}, not a multiple of {T} ({place})");
+            env.fault(warp, lane as u32, code::MISALIGNED, text);
+            return false;
+        }
+        if one::<T>(launch, address).is_none() {
+            let fault = launch.memory.fault(address, T as u64);
+            let kind = match fault.kind {
+                MemoryFaultKind::Null => "null pointer",
+                MemoryFaultKind::Freed => "use after free",
+                _ => "out of bounds",
+            };
+            let bad = access.lanes().filter(|&lane| one::<T>(launch, access.address[lane]).is_none());
+            let bad = lanes(bad.fold(0, |mask, lane| mask | 1 << lane));
+            let text = format!("{kind}: {verb} {T} bytes at {address:#x}: {} ({bad} of the warp)", fault.place);
+            env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+            return false;
+        }
+    }
+    true
+}
+
+/// Loads `T` bytes per lane; `None` after a fault.
+#[inline(always)]
+pub(super) fn load<const T: usize, const W: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    access: &Access,
+) -> Option<Raw<W>> {
+    if access.bits & (T as u64 - 1) == 0
+        && let Some(allocation) = whole::<T>(env, access)
+        && let Some(block) = allocation.dense()
+    {
+        env.tally.global::<T>(env.pc, access);
+        if env.launch.settings.checks.init {
+            let offset = (access.min - allocation.base()) as usize;
+            let span = (access.max - access.min) as usize + T;
+            // Lanes far apart are checked one by one.
+            if span > 64 * T || !block.all_valid(offset, span) {
+                check_init::<T>(warp, env, access);
+            }
+        }
+        return Some(gather::<T, W>(block, allocation.base(), access));
+    }
+    if !check_lanes::<T>(warp, env, access, "load of") {
+        return None;
+    }
+    env.tally.global::<T>(env.pc, access);
+    if env.launch.settings.checks.init {
+        check_init::<T>(warp, env, access);
+    }
+    Some(load_lanes::<T, W>(env.launch, access))
+}
+
+/// Words of a block for each lane; the whole access lies inside.
+#[inline(always)]
+fn gather<const T: usize, const W: usize>(block: &Block, base: u64, access: &Access) -> Raw<W> {
+    let mut raw = [[0; LANES]; W];
+    let words = block.words();
+    if access.consecutive && T >= 4 {
+        let from = (access.min - base) as usize / 4;
+        let words = &words[from..from + LANES * W];
+        for i in 0..LANES {
+            for k in 0..W {
+                raw[k][i] = words[i * W + k].load(std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        return raw;
+    }
+    // Lanes that are off repeat an address that is on: reading for them is harmless.
+    for i in 0..LANES {
+        let offset = (access.address[i] - base) as usize;
+        for k in 0..W {
+            let word = words[offset / 4 + k].load(std::sync::atomic::Ordering::Relaxed);
+            raw[k][i] = narrow::<T>(word, offset);
+        }
+    }
+    raw
+}
+
+/// The bytes of a narrow element, moved to the low end of its word.
+#[inline(always)]
+pub(super) fn narrow<const T: usize>(word: u32, offset: usize) -> u32 {
+    match T {
+        1 => word >> (offset % 4 * 8) & 0xFF,
+        2 => word >> (offset % 4 * 8) & 0xFFFF,
+        _ => word,
+    }
+}
+
+#[inline(never)]
+fn load_lanes<const T: usize, const W: usize>(launch: &Launch, access: &Access) -> Raw<W> {
+    let mut raw = [[0; LANES]; W];
+    for i in access.lanes() {
+        let address = access.address[i];
+        if let Some(allocation) = one::<T>(launch, address) {
+            let mut bytes = [0; 32];
+            allocation.read(address - allocation.base(), &mut bytes[..T]);
+            for k in 0..W {
+                raw[k][i] = u32::from_le_bytes([bytes[4 * k], bytes[4 * k + 1], bytes[4 * k + 2], bytes[4 * k + 3]]);
+            }
+        }
+    }
+    raw
+}
+
+/// Reports lanes that read bytes nobody wrote.
+#[cold]
+#[inline(never)]
+pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) {
+    let mut bad = 0u32;
+    let mut first = None;
+    for lane in access.lanes() {
+        let address = access.address[lane];
+        if let Some(allocation) = one::<T>(env.launch, address)
+            && let Some(at) = allocation.first_invalid(address - allocation.base(), T as u64)
+        {
+            bad |= 1 << lane;
+            first.get_or_insert((lane as u32, allocation.base() + at));
+        }
+    }
+    let Some((lane, address)) = first else { return };
+    if env.seen(Detector::Uninitialised, None) {
+        return;
+    }
+    let place = env.launch.memory.describe(address);
+    let text = format!("load of {T} bytes at {address:#x} that nobody wrote, {place} ({} of the warp)", lanes(bad));
+    let finding = Finding { address: Some(address), ..Finding::new(Detector::Uninitialised, env.at(warp, lane), text) };
+    env.find(finding);
+}
+
+/// Stores `T` bytes per lane.
+#[inline(always)]
+pub(super) fn store<const T: usize, const W: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    access: &Access,
+    raw: &Raw<W>,
+) {
+    if access.bits & (T as u64 - 1) == 0
+        && let Some(allocation) = whole::<T>(env, access)
+        && let Some(block) = allocation.dense()
+    {
+        env.tally.global::<T>(env.pc, access);
+        put::<T, W>(block, allocation.base(), access, raw);
+        return;
+    }
+    if !check_lanes::<T>(warp, env, access, "store of") {
+        return;
+    }
+    env.tally.global::<T>(env.pc, access);
+    store_lanes::<T, W>(env.launch, access, raw);
+}
+
+/// Stores into a block that holds the whole access.
+#[inline(always)]
+fn put<const T: usize, const W: usize>(block: &Block, base: u64, access: &Access, raw: &Raw<W>) {
+    // Narrow stores of neighbouring lanes are joined into whole words, and valid bits into whole masks: each would
+    // else be a locked operation.
+    let mut word = Joined { at: usize::MAX, value: 0, bytes: 0 };
+    let (mut valid_at, mut valid) = (usize::MAX, 0u32);
+    for i in access.lanes() {
+        let offset = (access.address[i] - base) as usize;
+        if T >= 4 {
+            for k in 0..W {
+                block.store(offset + 4 * k, raw[k][i], 0xF);
+            }
+        } else {
+            if word.at != offset / 4 {
+                word.flush(block);
+                word.at = offset / 4;
+            }
+            let (bytes, shift) = (((1 << T) - 1) << (offset % 4), offset % 4 * 8);
+            let keep = !crate::mem::block::spread(bytes);
+            word.value = word.value & keep | (raw[0][i] << shift) & !keep;
+            word.bytes |= bytes;
+        }
+        if valid_at != offset / 32 {
+            if valid_at != usize::MAX {
+                block.or_valid(valid_at, valid);
+            }
+            (valid_at, valid) = (offset / 32, 0);
+        }
+        valid |= (u32::MAX >> (32 - T)) << (offset % 32);
+    }
+    word.flush(block);
+    if valid_at != usize::MAX {
+        block.or_valid(valid_at, valid);
+    }
+}
+
+/// Bytes for one word, gathered from neighbouring lanes.
+struct Joined {
+    at: usize,
+    value: u32,
+    bytes: u32,
+}
+
+impl Joined {
+    #[inline(always)]
+    fn flush(&mut self, block: &Block) {
+        if self.bytes != 0 {
+            block.store(4 * self.at, self.value, self.bytes);
+        }
+        self.bytes = 0;
+    }
+}
+
+#[inline(never)]
+fn store_lanes<const T: usize, const W: usize>(launch: &Launch, access: &Access, raw: &Raw<W>) {
+    for i in access.lanes() {
+        let address = access.address[i];
+        if let Some(allocation) = one::<T>(launch, address) {
+            let mut bytes = [0; 32];
+            for k in 0..W {
+                bytes[4 * k..4 * k + 4].copy_from_slice(&raw[k][i].to_le_bytes());
+            }
+            allocation.write(address - allocation.base(), &bytes[..T]);
+        }
+    }
+}

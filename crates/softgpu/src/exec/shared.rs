@@ -1,0 +1,158 @@
+//! Loads and stores of shared memory, 32 lanes at a time.
+
+use super::access::{Access, Raw, flags};
+use super::global::narrow;
+use super::warp::LANES;
+use super::{Env, Warp};
+use crate::check::{Detector, Finding, lanes};
+use crate::ir::Inst;
+use crate::launch::code;
+
+/// Leaves the lanes whose whole element lies in one array, and reports the others. `None` when nothing is left to do.
+#[inline(always)]
+pub(super) fn inside<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, verb: &str) -> Option<u32> {
+    if access.bits & (T as u64 - 1) == 0
+        && access.max <= u64::from(u32::MAX)
+        && env.shared.one_array(access.min as u32, access.max + T as u64)
+    {
+        return Some(access.mask);
+    }
+    inside_lanes::<T>(warp, env, access, verb)
+}
+
+#[cold]
+#[inline(never)]
+fn inside_lanes<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, verb: &str) -> Option<u32> {
+    let mut good = 0u32;
+    for lane in access.lanes() {
+        let address = access.address[lane];
+        if !address.is_multiple_of(T as u64) {
+            let name = env.shared.name(address as u32);
+            let text = format!("misaligned: {verb} {T} bytes at {address:#x}, not a multiple of {T} ({name})");
+            env.fault(warp, lane as u32, code::MISALIGNED, text);
+            return None;
+        }
+        if address <= u64::from(u32::MAX) && env.shared.one_array(address as u32, address + T as u64) {
+            good |= 1 << lane;
+        }
+    }
+    let bad = access.mask & !good;
+    if bad != 0 && !env.seen(Detector::SharedBounds, None) {
+        let lane = bad.trailing_zeros();
+        let address = access.address[lane as usize % LANES];
+        let place = match u32::try_from(address) {
+            Ok(at) => env.shared.outside(at, T as u32).to_string(),
+            Err(_) => format!("{T} bytes at {address:#x}, which is no shared address"),
+        };
+        let text = format!("{verb} {place} ({} of the warp)", lanes(bad));
+        let finding =
+            Finding { address: Some(address), ..Finding::new(Detector::SharedBounds, env.at(warp, lane), text) };
+        env.find(finding);
+    }
+    (good != 0).then_some(good)
+}
+
+/// Loads `T` bytes per lane. A lane outside every array gets poison.
+#[inline(always)]
+pub(super) fn load<const T: usize, const W: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    inst: &Inst,
+    access: &Access,
+) -> Option<Raw<W>> {
+    let mut raw = [[u32::MAX; LANES]; W];
+    let Some(mask) = inside::<T>(warp, env, access, "load of") else {
+        return env.fault.is_none().then_some(raw);
+    };
+    env.tally.shared::<T>(env.pc, access, mask);
+    if access.consecutive && mask == u32::MAX && T >= 4 {
+        let words = env.shared.words_from(access.min as u32, LANES * W);
+        for i in 0..LANES {
+            for k in 0..W {
+                raw[k][i] = words[i * W + k];
+            }
+        }
+        if env.launch.settings.checks.init && !env.shared.all_valid(access.min as u32, LANES * W) {
+            check_init::<T>(warp, env, access, mask);
+        }
+    } else {
+        let mut valid = 0xFF;
+        for i in super::access::lanes_of(mask) {
+            let at = access.address[i] as u32;
+            for k in 0..W {
+                raw[k][i] = narrow::<T>(env.shared.load(at + 4 * k as u32), at as usize);
+                // A narrow element looks at its own bytes only.
+                valid &= env.shared.valid(at + 4 * k as u32) | !(bytes::<T>(at) as u8);
+            }
+        }
+        if env.launch.settings.checks.init && valid != 0xFF {
+            check_init::<T>(warp, env, access, mask);
+        }
+    }
+    if env.launch.settings.checks.race {
+        let strong = inst.c & flags::STRONG != 0;
+        for i in super::access::lanes_of(mask) {
+            let at = access.address[i] as u32;
+            for k in 0..W {
+                env.shared_read(warp, i as u32, at + 4 * k as u32, bytes::<T>(at), strong);
+            }
+        }
+    }
+    Some(raw)
+}
+
+/// The bytes of its word that an element at `at` covers; wide elements cover every word whole.
+#[inline(always)]
+pub(super) fn bytes<const T: usize>(at: u32) -> u32 {
+    if T >= 4 { 0xF } else { ((1 << T) - 1) << (at % 4) }
+}
+
+#[cold]
+#[inline(never)]
+pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32) {
+    let mut bad = 0u32;
+    for lane in super::access::lanes_of(mask) {
+        let at = access.address[lane] as u32;
+        for word in 0..T.div_ceil(4) as u32 {
+            let need = bytes::<T>(at) as u8;
+            if env.shared.valid(at + 4 * word) & need != need {
+                bad |= 1 << lane;
+            }
+        }
+    }
+    if bad == 0 || env.seen(Detector::Uninitialised, None) {
+        return;
+    }
+    let lane = bad.trailing_zeros();
+    let address = access.address[lane as usize % LANES];
+    let name = env.shared.name(address as u32);
+    let text = format!("load of {T} bytes of shared memory that no thread wrote, {name} ({} of the warp)", lanes(bad));
+    let finding = Finding { address: Some(address), ..Finding::new(Detector::Uninitialised, env.at(warp, lane), text) };
+    env.find(finding);
+}
+
+/// Stores `T` bytes per lane, in the order of lanes. A lane outside every array stores nothing.
+#[inline(always)]
+pub(super) fn store<const T: usize, const W: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    inst: &Inst,
+    access: &Access,
+    raw: &Raw<W>,
+) {
+    let Some(mask) = inside::<T>(warp, env, access, "store of") else { return };
+    env.tally.shared::<T>(env.pc, access, mask);
+    let race = env.launch.settings.checks.race;
+    let strong = inst.c & flags::STRONG != 0;
+    for i in super::access::lanes_of(mask) {
+        let at = access.address[i] as u32;
+        let shift = if T < 4 { at % 4 * 8 } else { 0 };
+        for k in 0..W {
+            let (at, value) = (at + 4 * k as u32, raw[k][i] << shift);
+            if race {
+                env.shared_write(warp, i as u32, at, bytes::<T>(at), value, strong);
+            }
+            env.shared.store(at, value, bytes::<T>(at));
+        }
+    }
+}
