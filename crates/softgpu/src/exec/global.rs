@@ -74,7 +74,7 @@ pub(super) fn load<const T: usize, const W: usize>(
         && let Some(allocation) = whole::<T>(env, access)
         && let Some(block) = allocation.dense()
     {
-        env.tally.global::<T>(env.pc, access);
+        env.tally.global_load::<T>(env.pc, access);
         if env.launch.settings.checks.init {
             let offset = (access.min - allocation.base()) as usize;
             let span = (access.max - access.min) as usize + T;
@@ -88,7 +88,7 @@ pub(super) fn load<const T: usize, const W: usize>(
     if !check_lanes::<T>(warp, env, access, "load of") {
         return None;
     }
-    env.tally.global::<T>(env.pc, access);
+    env.tally.global_load::<T>(env.pc, access);
     if env.launch.settings.checks.init {
         check_init::<T>(warp, env, access);
     }
@@ -184,14 +184,14 @@ pub(super) fn store<const T: usize, const W: usize>(
         && let Some(allocation) = whole::<T>(env, access)
         && let Some(block) = allocation.dense()
     {
-        env.tally.global::<T>(env.pc, access);
+        env.tally.global_store::<T>(env.pc, access);
         put::<T, W>(block, allocation.base(), access, raw);
         return;
     }
     if !check_lanes::<T>(warp, env, access, "store of") {
         return;
     }
-    env.tally.global::<T>(env.pc, access);
+    env.tally.global_store::<T>(env.pc, access);
     store_lanes::<T, W>(env.launch, access, raw);
 }
 

@@ -1,0 +1,275 @@
+//! Happens-before between the threads of one CTA, as vector clocks of its warps.
+//!
+//! Each warp counts its own steps; a step ends where it publishes what it did (a barrier, a fence). `clock[w][v]` is
+//! the last step of warp `v` that is ordered before what warp `w` does now. Two lanes of one warp are ordered by warp
+//! barriers alone: running in lockstep orders nothing.
+
+use crate::exec::LANES;
+use std::collections::HashMap;
+
+/// Warps of a CTA, at most.
+pub(super) const WARPS: usize = 32;
+/// Steps are counted in 31 bits; long before they run out everything begins anew.
+const LAST_STEP: u32 = 1 << 30;
+
+/// A vector clock: one step per warp.
+type Vector = [u32; WARPS];
+
+/// The clocks of one CTA.
+pub(super) struct Clocks {
+    warps: usize,
+    clock: Box<[Vector; WARPS]>,
+    /// Per warp, its last step that is ordered before all lanes of the same warp.
+    since: Vector,
+    /// Per warp, a step up to which everything by anybody is ordered: the common case is settled by one comparison.
+    floor: Vector,
+    exited: u32,
+    /// What a strong store of the warp hands over: its clock at its last fence.
+    published: Box<[Option<Vector>; WARPS]>,
+    /// What strong loads of the warp have seen and its next fence makes good.
+    seen: Box<[Vector; WARPS]>,
+    /// What the last strong stores to a word handed over.
+    words: HashMap<u64, Vector>,
+    /// What arrived at each barrier without waiting there.
+    arrived: HashMap<u32, Vector>,
+}
+
+impl Default for Clocks {
+    fn default() -> Clocks {
+        let mut clocks = Clocks {
+            warps: 0,
+            clock: Box::new([[0; WARPS]; WARPS]),
+            since: [0; WARPS],
+            floor: [0; WARPS],
+            exited: 0,
+            published: Box::new([None; WARPS]),
+            seen: Box::new([[0; WARPS]; WARPS]),
+            words: HashMap::new(),
+            arrived: HashMap::new(),
+        };
+        clocks.restart(0);
+        clocks
+    }
+}
+
+impl Clocks {
+    /// A new CTA: all that went before is ordered before it. False when the steps ran out, and marks must be forgotten.
+    pub(super) fn restart(&mut self, warps: u32) -> bool {
+        let mut base = self.clock.iter().flatten().copied().max().unwrap_or(0);
+        let kept = base < LAST_STEP;
+        if !kept {
+            base = 0;
+        }
+        self.warps = (warps as usize).min(WARPS);
+        for (w, clock) in self.clock.iter_mut().enumerate() {
+            *clock = [base; WARPS];
+            clock[w] = base + 1;
+        }
+        self.since = [base; WARPS];
+        self.floor = [base; WARPS];
+        self.exited = 0;
+        *self.published = [None; WARPS];
+        *self.seen = [[0; WARPS]; WARPS];
+        self.words.clear();
+        self.arrived.clear();
+        kept
+    }
+
+    /// The step a warp is in.
+    #[inline(always)]
+    pub(super) fn step(&self, warp: u32) -> u32 {
+        self.clock[warp as usize % WARPS][warp as usize % WARPS]
+    }
+
+    /// Steps up to this one are ordered before whatever the warp does now.
+    #[inline(always)]
+    pub(super) fn floor(&self, warp: u32) -> u32 {
+        self.floor[warp as usize % WARPS]
+    }
+
+    /// The last step of warp `other` that is ordered before what `warp` does now.
+    pub(super) fn knows(&self, warp: u32, other: u32) -> u32 {
+        let (warp, other) = (warp as usize % WARPS, other as usize % WARPS);
+        if warp == other { self.since[warp] } else { self.clock[warp][other] }
+    }
+
+    /// The threads of these lane masks, one mask per warp, met at a barrier, with those that arrived without waiting.
+    pub(super) fn barrier(&mut self, id: u32, participants: &[u32]) {
+        let mut joined = self.arrived.remove(&id).unwrap_or([0; WARPS]);
+        for (w, clock) in self.clock.iter().enumerate().take(self.warps) {
+            // A warp that has exited counts as arrived: barriers do not wait for it because it is done.
+            if participants.get(w).is_some_and(|&mask| mask != 0) || self.exited >> w & 1 != 0 {
+                join(&mut joined, clock);
+            }
+        }
+        for w in 0..self.warps {
+            if participants.get(w).is_some_and(|&mask| mask != 0) {
+                let own = self.clock[w][w];
+                join(&mut self.clock[w], &joined);
+                self.since[w] = own;
+                self.clock[w][w] = own + 1;
+                self.settle(w);
+            }
+        }
+    }
+
+    /// A warp arrives at a barrier and goes on without waiting.
+    pub(super) fn arrive(&mut self, id: u32, warp: u32) {
+        let w = warp as usize % WARPS;
+        join(self.arrived.entry(id).or_insert([0; WARPS]), &self.clock[w]);
+        self.clock[w][w] += 1;
+    }
+
+    /// Lanes of a warp met at a warp barrier. One that leaves lanes out is taken as if it named all: it may hide a race
+    /// with the lanes left out, and never invents one.
+    pub(super) fn warp_sync(&mut self, warp: u32) {
+        let w = warp as usize % WARPS;
+        self.since[w] = self.clock[w][w];
+        self.clock[w][w] += 1;
+        self.settle(w);
+    }
+
+    /// All threads of a warp have exited.
+    pub(super) fn exit(&mut self, warp: u32) {
+        self.exited |= 1 << (warp % 32);
+    }
+
+    /// A fence: what came before is handed over by the next strong store, and what strong loads saw is made good.
+    pub(super) fn fence(&mut self, warp: u32) {
+        let w = warp as usize % WARPS;
+        let seen = self.seen[w];
+        self.acquire_vector(w, &seen);
+        self.published[w] = Some(self.clock[w]);
+        self.clock[w][w] += 1;
+    }
+
+    /// A strong store to a word; `release` when the store itself orders what came before.
+    pub(super) fn strong_store(&mut self, warp: u32, word: u64, release: bool) {
+        if release {
+            self.fence(warp);
+        }
+        if let Some(published) = &self.published[warp as usize % WARPS] {
+            join(self.words.entry(word).or_insert([0; WARPS]), published);
+        }
+    }
+
+    /// A strong load of a word; `acquire` when the load itself orders what comes after.
+    pub(super) fn strong_load(&mut self, warp: u32, word: u64, acquire: bool) {
+        let Some(vector) = self.words.get(&word).copied() else { return };
+        let w = warp as usize % WARPS;
+        if acquire {
+            self.acquire_vector(w, &vector);
+        } else {
+            join(&mut self.seen[w], &vector);
+        }
+    }
+
+    fn acquire_vector(&mut self, w: usize, vector: &Vector) {
+        let own = self.clock[w][w];
+        join(&mut self.clock[w], vector);
+        // Others know at most what this warp published, so its own step never grows by what it learns.
+        self.clock[w][w] = own;
+        self.settle(w);
+    }
+
+    fn settle(&mut self, w: usize) {
+        let others = self.clock[w].iter().enumerate().take(self.warps).filter(|(v, _)| *v != w);
+        self.floor[w] = others.map(|(_, &step)| step).fold(self.since[w], u32::min);
+    }
+}
+
+fn join(to: &mut Vector, from: &Vector) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = (*to).max(*from);
+    }
+}
+
+const _: () = assert!(LANES == 32, "lane numbers take five bits of a mark");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ordered(clocks: &Clocks, step: u32, by: u32, before: u32) -> bool {
+        step <= clocks.knows(before, by)
+    }
+
+    #[test]
+    fn barriers_order_their_participants_and_nobody_else() {
+        let mut clocks = Clocks::default();
+        clocks.restart(3);
+        let (zero, two) = (clocks.step(0), clocks.step(2));
+        assert!(!ordered(&clocks, zero, 0, 1));
+        clocks.barrier(1, &[u32::MAX, u32::MAX, 0]);
+        assert!(ordered(&clocks, zero, 0, 1));
+        assert!(!ordered(&clocks, zero, 0, 2));
+        assert!(!ordered(&clocks, two, 2, 0));
+        assert!(clocks.step(0) > zero);
+        assert!(!ordered(&clocks, clocks.step(0), 0, 1), "what comes after the barrier is not ordered by it");
+        // Order is transitive.
+        clocks.barrier(2, &[0, u32::MAX, u32::MAX]);
+        assert!(ordered(&clocks, zero, 0, 2));
+    }
+
+    #[test]
+    fn an_arrival_releases_and_does_not_acquire() {
+        let mut clocks = Clocks::default();
+        clocks.restart(2);
+        let (zero, one) = (clocks.step(0), clocks.step(1));
+        clocks.arrive(3, 0);
+        let later = clocks.step(0);
+        clocks.barrier(3, &[0, u32::MAX]);
+        assert!(ordered(&clocks, zero, 0, 1));
+        assert!(!ordered(&clocks, later, 0, 1));
+        assert!(!ordered(&clocks, one, 1, 0));
+    }
+
+    #[test]
+    fn fences_hand_over_through_a_strong_word() {
+        let mut clocks = Clocks::default();
+        clocks.restart(2);
+        let before = clocks.step(0);
+        clocks.fence(0);
+        let after = clocks.step(0);
+        clocks.strong_store(0, 64, false);
+        clocks.strong_load(1, 64, false);
+        assert!(!ordered(&clocks, before, 0, 1), "the reader has no fence yet");
+        clocks.fence(1);
+        assert!(ordered(&clocks, before, 0, 1));
+        assert!(!ordered(&clocks, after, 0, 1));
+    }
+
+    #[test]
+    fn acquire_and_release_need_no_fence() {
+        let mut clocks = Clocks::default();
+        clocks.restart(2);
+        let before = clocks.step(0);
+        clocks.strong_store(0, 64, true);
+        clocks.strong_load(1, 64, true);
+        assert!(ordered(&clocks, before, 0, 1));
+        assert!(!ordered(&clocks, clocks.step(0), 0, 1));
+    }
+
+    #[test]
+    fn an_exited_warp_is_ordered_before_later_barriers() {
+        let mut clocks = Clocks::default();
+        clocks.restart(2);
+        let zero = clocks.step(0);
+        clocks.exit(0);
+        clocks.barrier(0, &[0, u32::MAX]);
+        assert!(ordered(&clocks, zero, 0, 1));
+    }
+
+    #[test]
+    fn a_new_cta_is_ordered_after_everything() {
+        let mut clocks = Clocks::default();
+        clocks.restart(2);
+        clocks.barrier(0, &[1, 1]);
+        let (zero, one) = (clocks.step(0), clocks.step(1));
+        assert!(clocks.restart(2));
+        for w in 0..2 {
+            assert!(zero.max(one) <= clocks.floor(w));
+            assert!(clocks.step(w) > clocks.floor(w));
+        }
+    }
+}
