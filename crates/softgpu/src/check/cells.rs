@@ -35,6 +35,14 @@ impl Who {
     }
 }
 
+impl Who {
+    /// The thread so many lanes further on.
+    #[inline(always)]
+    pub(super) fn later_lane(self, lanes: u64) -> Who {
+        Who { lane: self.lane + lanes as u32, mark: self.mark + (lanes << LANE_AT), ..self }
+    }
+}
+
 /// The earlier party of a race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
@@ -51,13 +59,7 @@ pub(crate) struct Clash {
 }
 
 fn clash(mark: Mark, wrote: bool) -> Clash {
-    Clash {
-        warp: warp_of(mark),
-        lane: lane_of(mark),
-        several: mark & SEVERAL != 0,
-        pc: (mark & PC) as u32,
-        wrote,
-    }
+    Clash { warp: warp_of(mark), lane: lane_of(mark), several: mark & SEVERAL != 0, pc: (mark & PC) as u32, wrote }
 }
 
 fn warp_of(mark: Mark) -> u32 {
@@ -199,14 +201,7 @@ fn stamp(marks: &mut [Mark], per_lane: usize, mark: Mark) {
 
 impl Tables {
     /// One access of what a pair of marks stands for.
-    fn access(
-        &mut self,
-        clocks: &Clocks,
-        w: &mut Mark,
-        r: &mut Mark,
-        who: &Who,
-        write: Option<bool>,
-    ) -> Option<Clash> {
+    fn access(&mut self, clocks: &Clocks, w: &mut Mark, r: &mut Mark, who: &Who, write: Option<bool>) -> Option<Clash> {
         let mut found = None;
         if write != Some(true) && !settled(clocks, *w, who) {
             found = Some(clash(*w, true));

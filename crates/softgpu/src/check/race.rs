@@ -116,19 +116,27 @@ impl Order {
     /// An access of device memory by all lanes, each `per_lane` words, one after the other.
     #[inline(always)]
     pub(crate) fn run_global(&mut self, by: By, address: u64, per_lane: usize, write: bool) -> bool {
-        let words = 32 * per_lane as u64;
-        if address % PAGE + 4 * words > PAGE {
-            return false;
-        }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
         let floor = self.clocks.floor(by.warp);
-        let page = self.page(address / PAGE);
-        let first = (address % PAGE / 4) as usize;
-        if write {
-            self.pages[page].write_run(first, 32, per_lane, floor, &who)
-        } else {
-            self.pages[page].read_run(first, 32, per_lane, floor, &who)
+        let (mut lane, step) = (0, 4 * per_lane as u64);
+        while lane < 32 {
+            // Elements are aligned, so none straddles two pages.
+            let at = address + lane * step;
+            let lanes = ((PAGE - at % PAGE) / step).min(32 - lane);
+            let page = self.page(at / PAGE);
+            let (first, who) = ((at % PAGE / 4) as usize, who.later_lane(lane));
+            let clean = if write {
+                self.pages[page].write_run(first, lanes as usize, per_lane, floor, &who)
+            } else {
+                self.pages[page].read_run(first, lanes as usize, per_lane, floor, &who)
+            };
+            // Marks set so far are the lanes' own, which looking at them one by one sets again.
+            if !clean {
+                return false;
+            }
+            lane += lanes;
         }
+        true
     }
 
     #[inline(always)]

@@ -196,11 +196,8 @@ pub fn collect<const WORDS: usize>(warp: &Warp, kernel: &Kernel, inst: &Inst) ->
     for k in 0..count {
         let from = slot(kernel, inst, inst.b, k);
         let (word, shift) = (k * bytes / 4 % WORDS, k * bytes % 4 * 8);
-        let value: [u64; LANES] = if inst.c & flags::PAIR != 0 {
-            *warp.r64(from)
-        } else {
-            warp.r32(from).map(u64::from)
-        };
+        let value: [u64; LANES] =
+            if inst.c & flags::PAIR != 0 { *warp.r64(from) } else { warp.r32(from).map(u64::from) };
         for i in 0..LANES {
             match bytes {
                 8 => {

@@ -66,6 +66,15 @@ impl Env<'_> {
         check::record(&mut self.findings, finding);
     }
 
+    /// Whether this instruction's finding (with this second instruction) is recorded already; it is counted then.
+    pub(crate) fn seen(&mut self, detector: Detector, other: Option<u32>) -> bool {
+        let pc = self.pc;
+        let same = |old: &&mut Finding| {
+            old.detector == detector && old.at.pc == pc && old.other.as_ref().map(|place| place.pc) == other
+        };
+        self.findings.iter_mut().find(same).map(|old| old.times += 1).is_some()
+    }
+
     /// Ends the launch with a CUDA error code. The first fault stays.
     pub fn fault(&mut self, warp: &Warp, lane: u32, code: u32, text: String) {
         if self.fault.is_none() {

@@ -3,10 +3,13 @@
 //! One check of the whole range settles the usual access: the instruction's last allocation holds it. Only when that
 //! fails, or the allocation is made of pages, is each lane looked at by itself.
 
-use super::access::{Access, Raw};
+use super::access::{Access, Raw, flags, lanes_of};
+use super::shared::{bytes, two_lanes};
 use super::warp::LANES;
 use super::{Env, Warp};
+use crate::check::race::{self, By, Race};
 use crate::check::{Detector, Finding, lanes};
+use crate::ir::Inst;
 use crate::launch::{Launch, code};
 use crate::mem::block::Block;
 use crate::mem::{Allocation, MemoryFaultKind};
@@ -68,6 +71,7 @@ pub(super) fn check_lanes<const T: usize>(warp: &Warp, env: &mut Env<'_>, access
 pub(super) fn load<const T: usize, const W: usize>(
     warp: &Warp,
     env: &mut Env<'_>,
+    inst: &Inst,
     access: &Access,
 ) -> Option<Raw<W>> {
     if access.bits & (T as u64 - 1) == 0
@@ -83,6 +87,7 @@ pub(super) fn load<const T: usize, const W: usize>(
                 check_init::<T>(warp, env, access);
             }
         }
+        read_marks::<T, W>(warp, env, inst, access);
         return Some(gather::<T, W>(block, allocation.base(), access));
     }
     if !check_lanes::<T>(warp, env, access, "load of") {
@@ -92,7 +97,40 @@ pub(super) fn load<const T: usize, const W: usize>(
     if env.launch.settings.checks.init {
         check_init::<T>(warp, env, access);
     }
+    read_marks::<T, W>(warp, env, inst, access);
     Some(load_lanes::<T, W>(env.launch, access))
+}
+
+/// Looks for races of a load with stores of the same CTA, and remembers who read.
+#[inline(always)]
+fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access) {
+    if !env.launch.settings.checks.race || inst.c & flags::READ_ONLY != 0 {
+        return;
+    }
+    let strong = inst.c & flags::STRONG != 0;
+    let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
+    if !strong && access.consecutive && T >= 4 && env.order.run_global(by, access.min, W, false) {
+        return;
+    }
+    let mask = if access.min == access.max { two_lanes(access.mask) } else { access.mask };
+    for i in lanes_of(mask) {
+        let address = access.address[i];
+        for k in 0..W as u64 {
+            touch(warp, env, By { lane: i as u32, ..by }, address + 4 * k, bytes::<T>(address as u32), None);
+        }
+        if strong {
+            env.order.strong_load(warp.index, address & !3, inst.c & flags::ACQUIRE != 0);
+        }
+    }
+}
+
+/// One lane touches one word of device memory.
+#[inline(always)]
+pub(super) fn touch(warp: &Warp, env: &mut Env<'_>, by: By, address: u64, bytes: u32, write: Option<bool>) {
+    if let Some(clash) = env.order.touch_global(by, address, bytes, write) {
+        let race = Race { detector: Detector::GlobalRace, address, wrote: write.is_some(), clash };
+        race::report(env, warp, by.lane, race, |env| env.launch.memory.describe(address));
+    }
 }
 
 /// Words of a block for each lane; the whole access lies inside.
@@ -177,6 +215,7 @@ pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access:
 pub(super) fn store<const T: usize, const W: usize>(
     warp: &Warp,
     env: &mut Env<'_>,
+    inst: &Inst,
     access: &Access,
     raw: &Raw<W>,
 ) {
@@ -185,6 +224,9 @@ pub(super) fn store<const T: usize, const W: usize>(
         && let Some(block) = allocation.dense()
     {
         env.tally.global_store::<T>(env.pc, access);
+        if !write_marks::<W>(warp, env, inst, access, T >= 4) {
+            return store_lanes::<T, W>(warp, env, inst, access, raw);
+        }
         put::<T, W>(block, allocation.base(), access, raw);
         return;
     }
@@ -192,7 +234,19 @@ pub(super) fn store<const T: usize, const W: usize>(
         return;
     }
     env.tally.global_store::<T>(env.pc, access);
-    store_lanes::<T, W>(env.launch, access, raw);
+    store_lanes::<T, W>(warp, env, inst, access, raw);
+}
+
+/// Whether the store needs no look at single lanes for races; the marks are set then.
+#[inline(always)]
+fn write_marks<const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, words: bool) -> bool {
+    if !env.launch.settings.checks.race {
+        return true;
+    }
+    if inst.c & flags::STRONG != 0 || !access.consecutive || !words {
+        return false;
+    }
+    env.order.run_global(By { warp: warp.index, lane: 0, pc: env.pc, strong: false }, access.min, W, true)
 }
 
 /// Stores into a block that holds the whole access.
@@ -249,16 +303,38 @@ impl Joined {
     }
 }
 
+/// Stores lane by lane, in their order, and looks for races before each.
 #[inline(never)]
-fn store_lanes<const T: usize, const W: usize>(launch: &Launch, access: &Access, raw: &Raw<W>) {
+fn store_lanes<const T: usize, const W: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    inst: &Inst,
+    access: &Access,
+    raw: &Raw<W>,
+) {
+    let launch = env.launch;
+    let (race, strong) = (launch.settings.checks.race, inst.c & flags::STRONG != 0);
     for i in access.lanes() {
         let address = access.address[i];
-        if let Some(allocation) = one::<T>(launch, address) {
-            let mut bytes = [0; 32];
-            for k in 0..W {
-                bytes[4 * k..4 * k + 4].copy_from_slice(&raw[k][i].to_le_bytes());
-            }
-            allocation.write(address - allocation.base(), &bytes[..T]);
+        let Some(allocation) = one::<T>(launch, address) else { continue };
+        let offset = address - allocation.base();
+        if race && strong {
+            env.order.strong_store(warp.index, address & !3, inst.c & flags::RELEASE != 0);
         }
+        let mut data = [0; 32];
+        for k in 0..W {
+            data[4 * k..4 * k + 4].copy_from_slice(&raw[k][i].to_le_bytes());
+        }
+        if race {
+            let mut old = [0; 32];
+            allocation.read(offset, &mut old[..T]);
+            let by = By { warp: warp.index, lane: i as u32, pc: env.pc, strong };
+            for k in 0..W {
+                let word = 4 * k..(4 * k + 4).min(T);
+                let same = old[word.clone()] == data[word];
+                touch(warp, env, by, address + 4 * k as u64, bytes::<T>(address as u32), Some(same));
+            }
+        }
+        allocation.write(offset, &data[..T]);
     }
 }

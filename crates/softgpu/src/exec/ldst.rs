@@ -160,8 +160,6 @@ ops! {
         }
         warp.wp(inst.d, mask, inside);
     };
-    /// `membar`, `fence`: orders the warp's accesses for whoever sees its next store.
-    FENCE = |warp, env, _, _| env.order.fence(warp.index);
 }
 
 #[inline(always)]

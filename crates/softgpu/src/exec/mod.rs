@@ -13,8 +13,11 @@
 //! `#[inline(always)]`; results are computed for all lanes and written under `mask`; lanes that are off must never
 //! touch memory, divide or fault.
 
+pub(crate) mod access;
 mod env;
+mod global;
 pub mod lanes;
+mod shared;
 pub mod warp;
 
 pub mod atom;

@@ -1,12 +1,15 @@
 //! Loads and stores of shared memory, 32 lanes at a time.
 
-use super::access::{Access, Raw, flags};
+use super::access::{Access, Raw, flags, lanes_of};
 use super::global::narrow;
 use super::warp::LANES;
 use super::{Env, Warp};
+use crate::check::race::{self, By, Race};
 use crate::check::{Detector, Finding, lanes};
 use crate::ir::Inst;
 use crate::launch::code;
+use crate::mem::block::spread;
+use crate::mem::windows;
 
 /// Leaves the lanes whose whole element lies in one array, and reports the others. `None` when nothing is left to do.
 #[inline(always)]
@@ -77,7 +80,7 @@ pub(super) fn load<const T: usize, const W: usize>(
         }
     } else {
         let mut valid = 0xFF;
-        for i in super::access::lanes_of(mask) {
+        for i in lanes_of(mask) {
             let at = access.address[i] as u32;
             for k in 0..W {
                 raw[k][i] = narrow::<T>(env.shared.load(at + 4 * k as u32), at as usize);
@@ -90,15 +93,48 @@ pub(super) fn load<const T: usize, const W: usize>(
         }
     }
     if env.launch.settings.checks.race {
-        let strong = inst.c & flags::STRONG != 0;
-        for i in super::access::lanes_of(mask) {
-            let at = access.address[i] as u32;
-            for k in 0..W {
-                env.shared_read(warp, i as u32, at + 4 * k as u32, bytes::<T>(at), strong);
-            }
-        }
+        read_marks::<T, W>(warp, env, inst, access, mask);
     }
     Some(raw)
+}
+
+/// Looks for races of a load, and remembers who read.
+#[inline(always)]
+fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, mask: u32) {
+    env.order.cover_shared(env.shared.len_words());
+    let strong = inst.c & flags::STRONG != 0;
+    let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
+    if access.consecutive && mask == u32::MAX && T >= 4 && env.order.run_shared(by, access.min as u32, W, false) {
+        return;
+    }
+    // Of lanes that read one and the same word, two stand for all.
+    let mask = if access.min == access.max { two_lanes(mask) } else { mask };
+    for i in lanes_of(mask) {
+        let at = access.address[i] as u32;
+        for k in 0..W as u32 {
+            touch(warp, env, By { lane: i as u32, ..by }, at + 4 * k, bytes::<T>(at), None);
+        }
+        if strong {
+            env.order.strong_load(warp.index, windows::SHARED + u64::from(at), inst.c & flags::ACQUIRE != 0);
+        }
+    }
+}
+
+/// The two lowest lanes of a mask.
+#[inline(always)]
+pub(super) fn two_lanes(mask: u32) -> u32 {
+    let first = mask & mask.wrapping_neg();
+    let rest = mask & !first;
+    first | rest & rest.wrapping_neg()
+}
+
+/// One lane touches one word.
+#[inline(always)]
+pub(super) fn touch(warp: &Warp, env: &mut Env<'_>, by: By, at: u32, bytes: u32, write: Option<bool>) {
+    if let Some(clash) = env.order.touch_shared(by, at, bytes, write) {
+        let race = Race { detector: Detector::SharedRace, address: u64::from(at), wrote: write.is_some(), clash };
+        race::report(env, warp, by.lane, race, |env| env.shared.name(at));
+    }
 }
 
 /// The bytes of its word that an element at `at` covers; wide elements cover every word whole.
@@ -111,7 +147,7 @@ pub(super) fn bytes<const T: usize>(at: u32) -> u32 {
 #[inline(never)]
 pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32) {
     let mut bad = 0u32;
-    for lane in super::access::lanes_of(mask) {
+    for lane in lanes_of(mask) {
         let at = access.address[lane] as u32;
         for word in 0..T.div_ceil(4) as u32 {
             let need = bytes::<T>(at) as u8;
@@ -142,17 +178,32 @@ pub(super) fn store<const T: usize, const W: usize>(
 ) {
     let Some(mask) = inside::<T>(warp, env, access, "store of") else { return };
     env.tally.shared::<T>(env.pc, access, mask);
-    let race = env.launch.settings.checks.race;
     let strong = inst.c & flags::STRONG != 0;
-    for i in super::access::lanes_of(mask) {
+    let mut race = env.launch.settings.checks.race;
+    let release = inst.c & flags::RELEASE != 0;
+    if race {
+        env.order.cover_shared(env.shared.len_words());
+        if strong {
+            for i in lanes_of(mask) {
+                env.order.strong_store(warp.index, windows::SHARED + access.address[i], release);
+            }
+        }
+        let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
+        let run = access.consecutive && mask == u32::MAX && T >= 4;
+        race = !(run && env.order.run_shared(by, access.min as u32, W, true));
+    }
+    for i in lanes_of(mask) {
         let at = access.address[i] as u32;
         let shift = if T < 4 { at % 4 * 8 } else { 0 };
         for k in 0..W {
-            let (at, value) = (at + 4 * k as u32, raw[k][i] << shift);
+            let (at, value, bytes) = (at + 4 * k as u32, raw[k][i] << shift, bytes::<T>(at));
             if race {
-                env.shared_write(warp, i as u32, at, bytes::<T>(at), value, strong);
+                // Lanes of one instruction that store the same value into one word do not race: so look before each.
+                let same = (env.shared.load(at) ^ value) & spread(bytes) == 0;
+                let by = By { warp: warp.index, lane: i as u32, pc: env.pc, strong };
+                touch(warp, env, by, at, bytes, Some(same));
             }
-            env.shared.store(at, value, bytes::<T>(at));
+            env.shared.store(at, value, bytes);
         }
     }
 }

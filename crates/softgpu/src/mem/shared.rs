@@ -38,9 +38,8 @@ impl Shared {
     /// Fresh shared memory: `layout` gives the static arrays, `dynamic` the bytes behind them.
     pub fn new(layout: &SharedLayout, dynamic: u32, poison: u8) -> Shared {
         let statics = layout.arrays.iter().filter(|array| array.size > 0);
-        let mut arrays: Vec<Array> = statics
-            .map(|array| Array { name: array.name.clone(), start: array.offset, bytes: array.size })
-            .collect();
+        let mut arrays: Vec<Array> =
+            statics.map(|array| Array { name: array.name.clone(), start: array.offset, bytes: array.size }).collect();
         if dynamic > 0 {
             let name = "the dynamic shared memory".into();
             arrays.push(Array { name, start: layout.dynamic_offset, bytes: dynamic });
@@ -99,9 +98,9 @@ impl Shared {
     /// Whether one array holds the bytes from `min` up to `end`.
     #[inline(always)]
     pub(crate) fn one_array(&self, min: u32, end: u64) -> bool {
-        self.arrays
-            .iter()
-            .any(|array| min >= array.start && end <= u64::from(array.start) + u64::from(array.bytes) && min as u64 <= end)
+        self.arrays.iter().any(|array| {
+            min >= array.start && end <= u64::from(array.start) + u64::from(array.bytes) && min as u64 <= end
+        })
     }
 
     /// The array that holds byte `at`, and the offset in it: "slot[12 bytes in]".

@@ -18,8 +18,8 @@ ops! {
     };
     /// `bar.warp.sync`: orders the memory accesses of the lanes that take part.
     WARP_SYNC = |warp, env, _, mask| env.order.warp_sync(warp.index, mask);
-    /// Memory is sequentially consistent here, so a fence changes nothing that a program could see.
-    FENCE = |_, _, _, _| ();
+    /// Memory is sequentially consistent here, so a fence changes no value: it orders accesses for race detection.
+    FENCE = |warp, env, _, _| env.order.fence(warp.index);
 }
 
 /// Decodes a statement of this family.
