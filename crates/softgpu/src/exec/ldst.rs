@@ -136,6 +136,8 @@ ops! {
             }
         }
     };
+    /// Hints to the caches.
+    NOTHING = |_, _, _, _| ();
     /// `cvta`: `d` is `a` plus the base of a window, whose upper half is `x`.
     CVTA = |warp, _, inst, mask| {
         let base = u64::from(inst.x) << 32;
