@@ -93,31 +93,25 @@ impl Clocks {
         if warp == other { self.since[warp] } else { self.clock[warp][other] }
     }
 
-    /// The threads of these lane masks, one mask per warp, met at a barrier, with those that arrived without waiting.
-    pub(super) fn barrier(&mut self, id: u32, participants: &[u32]) {
-        let mut joined = self.arrived.remove(&id).unwrap_or([0; WARPS]);
-        for (w, clock) in self.clock.iter().enumerate().take(self.warps) {
-            // A warp that has exited counts as arrived: barriers do not wait for it because it is done.
-            if participants.get(w).is_some_and(|&mask| mask != 0) || self.exited >> w & 1 != 0 {
-                join(&mut joined, clock);
-            }
-        }
-        for w in 0..self.warps {
-            if participants.get(w).is_some_and(|&mask| mask != 0) {
-                let own = self.clock[w][w];
-                join(&mut self.clock[w], &joined);
-                self.since[w] = own;
-                self.clock[w][w] = own + 1;
-                self.settle(w);
-            }
-        }
-    }
-
-    /// A warp arrives at a barrier and goes on without waiting.
+    /// Lanes of a warp arrive at a barrier, whether or not they wait there.
     pub(super) fn arrive(&mut self, id: u32, warp: u32) {
         let w = warp as usize % WARPS;
         join(self.arrived.entry(id).or_insert([0; WARPS]), &self.clock[w]);
         self.clock[w][w] += 1;
+    }
+
+    /// A barrier is complete; `waiting` says which lanes waited there, one mask per warp.
+    pub(super) fn complete(&mut self, id: u32, waiting: &[u32]) {
+        let mut joined = self.arrived.remove(&id).unwrap_or([0; WARPS]);
+        for w in (0..self.warps).filter(|w| self.exited >> w & 1 != 0) {
+            // A warp that has exited counts as arrived: barriers do not wait for it because it is done.
+            join(&mut joined, &self.clock[w]);
+        }
+        for w in (0..self.warps).filter(|w| waiting.get(*w).is_some_and(|mask| *mask != 0)) {
+            // Its own entry is the step in which it arrived, or an earlier one of a warp that knew less.
+            self.since[w] = self.since[w].max(joined[w]);
+            self.learn(w, &joined);
+        }
     }
 
     /// Lanes of a warp met at a warp barrier. One that leaves lanes out is taken as if it named all: it may hide a race
@@ -138,7 +132,7 @@ impl Clocks {
     pub(super) fn fence(&mut self, warp: u32) {
         let w = warp as usize % WARPS;
         let seen = self.seen[w];
-        self.acquire_vector(w, &seen);
+        self.learn(w, &seen);
         self.published[w] = Some(self.clock[w]);
         self.clock[w][w] += 1;
     }
@@ -158,17 +152,15 @@ impl Clocks {
         let Some(vector) = self.words.get(&word).copied() else { return };
         let w = warp as usize % WARPS;
         if acquire {
-            self.acquire_vector(w, &vector);
+            self.learn(w, &vector);
         } else {
             join(&mut self.seen[w], &vector);
         }
     }
 
-    fn acquire_vector(&mut self, w: usize, vector: &Vector) {
-        let own = self.clock[w][w];
+    fn learn(&mut self, w: usize, vector: &Vector) {
+        // Others know at most what this warp published: its own step does not grow by what it learns.
         join(&mut self.clock[w], vector);
-        // Others know at most what this warp published, so its own step never grows by what it learns.
-        self.clock[w][w] = own;
         self.settle(w);
     }
 
@@ -194,20 +186,27 @@ mod tests {
         step <= clocks.knows(before, by)
     }
 
+    fn meet(clocks: &mut Clocks, id: u32, waiting: &[u32]) {
+        for warp in (0..waiting.len()).filter(|w| waiting[*w] != 0) {
+            clocks.arrive(id, warp as u32);
+        }
+        clocks.complete(id, waiting);
+    }
+
     #[test]
     fn barriers_order_their_participants_and_nobody_else() {
         let mut clocks = Clocks::default();
         clocks.restart(3);
         let (zero, two) = (clocks.step(0), clocks.step(2));
         assert!(!ordered(&clocks, zero, 0, 1));
-        clocks.barrier(1, &[u32::MAX, u32::MAX, 0]);
+        meet(&mut clocks, 1, &[u32::MAX, u32::MAX, 0]);
         assert!(ordered(&clocks, zero, 0, 1));
         assert!(!ordered(&clocks, zero, 0, 2));
         assert!(!ordered(&clocks, two, 2, 0));
         assert!(clocks.step(0) > zero);
         assert!(!ordered(&clocks, clocks.step(0), 0, 1), "what comes after the barrier is not ordered by it");
         // Order is transitive.
-        clocks.barrier(2, &[0, u32::MAX, u32::MAX]);
+        meet(&mut clocks, 2, &[0, u32::MAX, u32::MAX]);
         assert!(ordered(&clocks, zero, 0, 2));
     }
 
@@ -218,7 +217,7 @@ mod tests {
         let (zero, one) = (clocks.step(0), clocks.step(1));
         clocks.arrive(3, 0);
         let later = clocks.step(0);
-        clocks.barrier(3, &[0, u32::MAX]);
+        meet(&mut clocks, 3, &[0, u32::MAX]);
         assert!(ordered(&clocks, zero, 0, 1));
         assert!(!ordered(&clocks, later, 0, 1));
         assert!(!ordered(&clocks, one, 1, 0));
@@ -256,7 +255,7 @@ mod tests {
         clocks.restart(2);
         let zero = clocks.step(0);
         clocks.exit(0);
-        clocks.barrier(0, &[0, u32::MAX]);
+        meet(&mut clocks, 0, &[0, u32::MAX]);
         assert!(ordered(&clocks, zero, 0, 1));
     }
 
@@ -264,7 +263,7 @@ mod tests {
     fn a_new_cta_is_ordered_after_everything() {
         let mut clocks = Clocks::default();
         clocks.restart(2);
-        clocks.barrier(0, &[1, 1]);
+        meet(&mut clocks, 0, &[1, 1]);
         let (zero, one) = (clocks.step(0), clocks.step(1));
         assert!(clocks.restart(2));
         for w in 0..2 {

@@ -41,14 +41,14 @@ impl Order {
         self.last = (u64::MAX, 0);
     }
 
-    /// A CTA barrier completed with these participants: one lane mask per warp.
-    pub fn barrier(&mut self, id: u32, participants: &[u32]) {
-        self.clocks.barrier(id, participants);
+    /// Lanes of a warp arrive at a barrier, whether or not they wait there.
+    pub fn arrive(&mut self, id: u32, warp: u32, _mask: u32) {
+        self.clocks.arrive(id, warp);
     }
 
-    /// A warp arrived at a barrier without waiting (`bar.arrive`).
-    pub fn arrive(&mut self, id: u32, warp: u32) {
-        self.clocks.arrive(id, warp);
+    /// A barrier is complete; `waiting` says which lanes waited there, one mask per warp.
+    pub fn complete(&mut self, id: u32, waiting: &[u32]) {
+        self.clocks.complete(id, waiting);
     }
 
     /// `bar.warp.sync` (or an operation as strong) of the lanes `mask` of a warp.

@@ -93,6 +93,9 @@ fn exit(warp: &mut Warp, splits: &mut [Split], n: usize, env: &mut Env<'_>, barr
         env.stop(Detector::BarrierDivergence, warp, waiting.mask.trailing_zeros(), text);
     }
     warp.live &= !gone.mask;
+    if warp.live == 0 {
+        env.order.exit(warp.index);
+    }
     splits[n].mask = 0;
     barriers.exit(warp.index as usize, gone.mask);
     for split in splits.iter_mut().filter(|s| matches!(s.wait, Wait::Members | Wait::Gather)) {
