@@ -16,3 +16,5 @@ pub mod module;
 pub mod num;
 pub mod ptx;
 pub(crate) mod sched;
+
+pub use ctl::{InstallError, install};

@@ -294,6 +294,13 @@ impl Space {
         Ok(())
     }
 
+    /// Marks the range as never written; the bytes stay as they are.
+    pub fn forget(&self, address: u64, bytes: u64) -> Result<(), MemoryFault> {
+        let allocation = self.find(address, bytes)?;
+        allocation.set_invalid(address - allocation.base(), bytes);
+        Ok(())
+    }
+
     /// The first address in the range that nobody ever wrote.
     pub fn first_uninitialised(&self, address: u64, bytes: u64) -> Result<Option<u64>, MemoryFault> {
         let allocation = self.find(address, bytes)?;
