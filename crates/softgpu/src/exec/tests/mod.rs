@@ -230,6 +230,11 @@ pub fn rejected(text: &str, outs: &str, ins: &str) -> String {
     }
 }
 
+/// Words of two halves each: every edge value in the lower one, every one in the upper, paired in varying ways.
+pub fn packed(halves: &[u64]) -> Vec<u64> {
+    (0..halves.len()).map(|i| halves[i] | halves[(i * 7 + 3) % halves.len()] << 16).collect()
+}
+
 /// A small generator of test inputs.
 pub struct Random(pub u64);
 
