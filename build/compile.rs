@@ -15,18 +15,15 @@ use std::{env, fs, thread};
 /// translates the oldest PTX for GPUs newer than all of them, and the software GPU runs PTX only.
 const ARCHS: [&str; 2] = ["80", "90a"];
 
-/// Flags of every compilation. `-lineinfo` costs no speed and lets profilers and the software GPU name source lines.
-const FLAGS: [&str; 9] = [
-    "-fatbin",
-    "-O3",
-    "-std=c++17",
-    "--compress-mode=none",
-    "-lineinfo",
-    "-Werror",
-    "all-warnings",
-    "-Xptxas=-v",
-    "-Ikernels",
-];
+/// Flags of every compilation.
+const FLAGS: [&str; 8] =
+    ["-fatbin", "-O3", "-std=c++17", "--compress-mode=none", "-Werror", "all-warnings", "-Xptxas=-v", "-Ikernels"];
+
+/// Lines of the sources in the image, for profilers and the software GPU. They cost no speed but double the image, so
+/// they follow the Rust profile: what cargo builds with debug information has them.
+fn line_info() -> Option<&'static str> {
+    env::var("DEBUG").is_ok_and(|debug| debug != "false" && debug != "0").then_some("-lineinfo")
+}
 
 /// One kernel file.
 pub struct Source {
@@ -129,7 +126,7 @@ impl Build<'_> {
     /// Everything an image depends on, in one number: the compiler, the flags, the source and its headers.
     fn key(&self, source: &Source) -> Result<String, Failure> {
         let mut hasher = DefaultHasher::new();
-        (&self.nvcc.version, self.archs, FLAGS).hash(&mut hasher);
+        (&self.nvcc.version, self.archs, FLAGS, line_info()).hash(&mut hasher);
         for variable in ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
             env::var_os(variable).hash(&mut hasher);
         }
@@ -153,7 +150,7 @@ impl Build<'_> {
         // An interrupted run must not leave an old key beside a new image.
         let _ = fs::remove_file(self.output(source, "key"));
         let mut command = Command::new(&self.nvcc.path);
-        command.current_dir(self.root).args(FLAGS).arg(format!("--threads={threads}"));
+        command.current_dir(self.root).args(FLAGS).args(line_info()).arg(format!("--threads={threads}"));
         for arch in self.archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=[sm_{arch},compute_{arch}]"));
         }

@@ -148,7 +148,6 @@ fn each_kernel_file_becomes_one_image() {
     for call in &run.calls {
         for words in [
             "--compress-mode=none",
-            "-lineinfo",
             "-Werror all-warnings",
             "-gencode arch=compute_80,code=[sm_80,compute_80]",
             "-gencode arch=compute_90a,code=[sm_90a,compute_90a]",
@@ -156,6 +155,7 @@ fn each_kernel_file_becomes_one_image() {
             assert!(call.contains(words), "`{words}` is missing in {call}");
         }
     }
+    assert!(!run.calls[0].contains("-lineinfo"));
     let images = house.text("out/images.rs");
     assert!(images.contains(r#"pub static IMAGES: &[(&str, &[u8])] = &[("a", &A.0), ("b", &B.0), ];"#), "{images}");
     assert!(images.contains(r#"include_bytes!(concat!(env!("OUT_DIR"), "/a.fatbin"))"#), "{images}");
@@ -214,6 +214,10 @@ fn only_what_changed_is_compiled() {
     assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu", "kernels/c.cu"]);
     house.variables.insert("NVCC_APPEND_FLAGS", "-DX".to_string());
     assert_eq!(house.run().compiled().len(), 3);
+    house.variables.insert("DEBUG", "true".to_string());
+    let run = house.run();
+    assert_eq!(run.compiled().len(), 3);
+    assert!(run.calls[0].contains("-lineinfo"), "line information follows the Rust profile");
     house.file("cuda/version", &VERSION.replace("88", "99"));
     assert_eq!(house.run().compiled().len(), 3);
     assert_eq!(house.run().compiled(), [""; 0]);

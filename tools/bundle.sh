@@ -1,0 +1,38 @@
+#!/bin/sh
+# Packs the tests and benchmarks for a machine with a GPU and without Rust: target/gpu-bundle.tar.gz.
+# There: tar xf gpu-bundle.tar.gz && gpu-bundle/run, which writes gpu-bundle/results.json.
+set -eu
+cd "$(dirname "$0")/.."
+limit=$((48 << 20))
+bundle=target/gpu-bundle
+rm -rf "$bundle" "$bundle.tar.gz"
+mkdir -p "$bundle/tests" "$bundle/benches"
+
+${CARGO:-cargo} test -p sumexp --release --lib --tests --benches --no-run 2>"$bundle/build.log" || {
+    cat "$bundle/build.log" >&2
+    exit 1
+}
+# "  Executable tests/softmax.rs (target/release/deps/softmax-0123456789abcdef)" becomes "tests/softmax.rs target/...".
+sed -n 's/^ *Executable \(unittests \)\{0,1\}\([^ ]*\) (\(.*\))$/\2 \3/p' "$bundle/build.log" >"$bundle/executables.txt"
+while read -r source program; do
+    name=$(basename "$source" .rs)
+    case $source in
+    # These read the sources or run the compiler, and know no GPU.
+    tests/house.rs | tests/build_script.rs) continue ;;
+    benches/*) folder=benches ;;
+    *) folder=tests ;;
+    esac
+    strip -o "$bundle/$folder/$name" "$program"
+done <"$bundle/executables.txt"
+rm "$bundle/executables.txt" "$bundle/build.log"
+[ -e "$bundle/tests/softmax" ] || { echo "tools/bundle.sh: no test was built" >&2; exit 1; }
+
+cp tools/bundle_run.sh "$bundle/run"
+git describe --always --dirty >"$bundle/revision.txt" 2>/dev/null || echo unknown >"$bundle/revision.txt"
+tar -C target -cf - gpu-bundle | gzip -9 >"$bundle.tar.gz"
+size=$(wc -c <"$bundle.tar.gz")
+echo "$bundle.tar.gz: $size bytes, $(find "$bundle" -type f | wc -l) files"
+if [ "$size" -gt "$limit" ]; then
+    echo "tools/bundle.sh: more than $limit bytes" >&2
+    exit 1
+fi
