@@ -253,7 +253,7 @@ enum {
 typedef struct {
   /// LossPartial, one per chunk.
   const void *partials;
-  /// Number of chunks, at least 1.
+  /// Number of chunks; 0 if there are no rows.
   uint64_t chunks;
   /// Number of classes, for the report.
   uint64_t classes;

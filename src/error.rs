@@ -263,6 +263,17 @@ pub enum Error {
         temperature: f32,
     },
 
+    /// Rows to be classified, but no classes.
+    #[error("{op}: logits of shape {shape:?} have rows but no classes along dim {dim}")]
+    NoClasses {
+        /// The operation that refused.
+        op: &'static str,
+        /// Shape of the logits.
+        shape: Vec<usize>,
+        /// Position of the class dim.
+        dim: usize,
+    },
+
     /// A target that is no class and is not the ignored index.
     #[error("{op}: target {value} in row {row} is not a class: there are {classes} classes")]
     Target {

@@ -7,6 +7,7 @@ pub mod interop;
 pub mod kernels;
 mod mask;
 mod memory;
+mod ops;
 pub mod plan;
 pub mod reference;
 mod shape;
@@ -16,5 +17,9 @@ pub use device::Device;
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
+pub use ops::loss::{
+    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets, cross_entropy,
+    cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
+};
 pub use shape::{Dim, Layout, MAX_RANK, Rows, Runs, Shape};
 pub use tensor::{BoolTensor, LogProbabilities, Lse, Mask, Probabilities, Tensor, View, ViewMut, hide, keep};

@@ -49,7 +49,7 @@ pub(crate) enum Reduce {
     Mean,
 }
 
-/// A call of cross-entropy, checked: there is at least one row and one class, shapes agree, everything is on one GPU.
+/// A call of cross-entropy, checked: where there are rows there are classes, shapes agree, everything is on one GPU.
 pub(crate) struct Call<'a, T> {
     pub(crate) op: &'static str,
     pub(crate) logits: View<'a, T>,
@@ -114,30 +114,57 @@ fn shape(blocks: u64, threads: u32) -> LaunchShape {
     LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
 }
 
-/// Losses, lse, count and saved state.
+/// Losses, lse, count and saved state. There may be no rows.
 pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mut outputs: Outputs) -> Result<()> {
     let (op, device, rows) = (call.op, call.device(), call.rows.count());
+    let saved = outputs.saved.address(op, "saved")?;
+    let loss = outputs.loss.address(op, "loss")?;
+    let lse = outputs.lse.address(op, "lse")?;
+    let count = outputs.count.address(op, "count")?;
+    // The losses of the rows are needed to add them up, even where nobody asked for them.
+    let own = if reduce == Reduce::None { 0 } else { rows as usize };
+    let mut own = Tensor::<f32>::unfilled(op, device, Shape::new(op, &[own])?)?;
+    let losses = if reduce == Reduce::None { loss } else { own.view_mut().address(op, "losses")? };
+    let chunks = plan::chunks(rows);
+    let mut partials = Tensor::<i64>::unfilled(op, device, Shape::new(op, &[chunks as usize, PARTIAL])?)?;
+    let partials = partials.view_mut().address(op, "partial sums")?;
+    if rows > 0 {
+        each_row(call, losses, lse, saved, partials)?;
+    }
+    let Some(slot) = device.error_slot(op)? else { return Ok(()) };
+    let params = LossFinishParams {
+        partials: partials as *const _,
+        chunks,
+        classes: call.rows.len,
+        loss: if reduce == Reduce::None { ptr::null_mut() } else { loss as *mut f32 },
+        count: count as *mut i64,
+        weight: (saved + 2 * rows * size_of::<f32>() as u64) as *mut f32,
+        record: slot.address as *mut ErrorRecord,
+        op: slot.op,
+        reduction: match reduce {
+            Reduce::None => REDUCTION_NONE.0,
+            Reduce::Sum => REDUCTION_SUM.0,
+            Reduce::Mean => REDUCTION_MEAN.0,
+        },
+    };
+    // SAFETY: `partials` holds one `LossPartial` per chunk of rows; `loss` (unless null), `count` and the last element of
+    // `saved` are one element each, as the caller checked; the record belongs to the stream of `device`.
+    unsafe { launch(device, KernelId::LossFinish, &shape(1, plan::COLLECT_THREADS), &params) }
+}
+
+/// Loss, lse and state of every row, and their sums by chunks. Addresses are those of the outputs.
+fn each_row<T: Float>(call: &Call<T>, losses: u64, lse: u64, saved: u64, partials: u64) -> Result<()> {
+    let (device, rows) = (call.device(), call.rows.count());
     let (logit_strides, stride) = call.logit_strides();
     let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
     let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
-    let saved = outputs.saved.address(op, "saved")?;
-    let loss = outputs.loss.address(op, "loss")?;
-    // The losses of the rows are needed to add them up, even where nobody asked for them.
-    let mut scratch = match reduce {
-        Reduce::None => None,
-        Reduce::Sum | Reduce::Mean => Some(Tensor::<f32>::unfilled(op, device, Shape::new(op, &[rows as usize])?)?),
-    };
-    let losses = match &mut scratch {
-        None => loss,
-        Some(scratch) => scratch.view_mut().address(op, "losses")?,
-    };
     let (piece, blocks) = plan::forward(call.rows.len, rows, T::DTYPE);
     let params = CrossEntropyForwardParams {
         positions: walk.positions,
         logits: walk.operand(0, call.logits.address(), stride),
         targets: call.targets(&walk, 1),
         losses: losses as *mut f32,
-        lse: outputs.lse.address(op, "lse")? as *mut f32,
+        lse: lse as *mut f32,
         states: saved as *mut _,
         unit_log2,
         logit_units: call.logit_units(&walk, stride, unit_log2),
@@ -148,39 +175,15 @@ pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mu
     // number of classes before it is used as an index, and the outputs were checked to hold one element per row (two of
     // `saved`), which is what the kernel writes.
     unsafe { launch(device, id, &shape(blocks, piece.threads()), &params) }?;
-
-    let chunks = plan::chunks(rows);
-    let mut partials = Tensor::<i64>::unfilled(op, device, Shape::new(op, &[chunks as usize, PARTIAL])?)?;
-    let partials = partials.view_mut().address(op, "partial sums")?;
     let params = LossCollectParams {
         positions: walk.positions,
         targets: call.targets(&walk, 1),
         losses: losses as *const f32,
         partials: partials as *mut _,
     };
-    let one_each = shape(chunks.min(i32::MAX as u64), plan::COLLECT_THREADS);
+    let blocks = plan::chunks(rows).min(i32::MAX as u64);
     // SAFETY: targets and losses as above; `partials` holds one `LossPartial` per chunk of rows.
-    unsafe { launch(device, KernelId::LossCollect, &one_each, &params) }?;
-
-    let Some(slot) = device.error_slot(op)? else { return Ok(()) };
-    let params = LossFinishParams {
-        partials: partials as *const _,
-        chunks,
-        classes: call.rows.len,
-        loss: if reduce == Reduce::None { ptr::null_mut() } else { loss as *mut f32 },
-        count: outputs.count.address(op, "count")? as *mut i64,
-        weight: (saved + 2 * rows * size_of::<f32>() as u64) as *mut f32,
-        record: slot.address as *mut ErrorRecord,
-        op: slot.op,
-        reduction: match reduce {
-            Reduce::None => REDUCTION_NONE.0,
-            Reduce::Sum => REDUCTION_SUM.0,
-            Reduce::Mean => REDUCTION_MEAN.0,
-        },
-    };
-    // SAFETY: `partials` as above; `loss`, `count` and the last element of `saved` are one element each; the record belongs
-    // to the stream of `device`.
-    unsafe { launch(device, KernelId::LossFinish, &shape(1, plan::COLLECT_THREADS), &params) }
+    unsafe { launch(device, KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }
 
 /// Gradient of the logits. `saved` is what forward left for the same call; `upstream` has one element per row, if need be

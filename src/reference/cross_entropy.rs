@@ -3,7 +3,8 @@
 use crate::dtype::Float;
 
 use super::row::State;
-use super::{Operand, Output, Rows, Sum};
+use super::{Operand, Output, Rows};
+use rayon::prelude::*;
 
 /// What the target of a row says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,17 @@ pub fn loss_backward(x: &[f64], target: usize, tau: f64) -> Vec<f64> {
     x.iter().enumerate().map(gradient).collect()
 }
 
+/// What the forward operation gives for one row, in float64.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowLoss {
+    /// The loss: 0 for a row that does not count, NaN for a bad target.
+    pub loss: f64,
+    /// `ln(sum(exp(x / tau)))`; 0 for a row that does not count, NaN for a bad target.
+    pub lse: f64,
+    /// What the gradient needs beside the logits; zeros for rows that are not read.
+    pub state: State,
+}
+
 /// Logits and targets of a call. The shape is that of the logits; targets and losses have one entry per row.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a, T, I> {
@@ -113,35 +125,21 @@ impl<T: Float, I: Index> Batch<'_, T, I> {
         (0..rows.count()).filter(|row| self.target(rows, *row) != Target::Ignored).count()
     }
 
-    /// The loss of a row, in float64.
-    pub fn loss(&self, rows: &Rows, row: usize) -> f64 {
+    /// What forward gives for every row, in parallel.
+    pub fn rows(&self, rows: &Rows) -> Vec<RowLoss> {
+        (0..rows.count()).into_par_iter().with_min_len(16).map(|row| self.loss_of(rows, row)).collect()
+    }
+
+    fn loss_of(&self, rows: &Rows, row: usize) -> RowLoss {
         match self.target(rows, row) {
-            Target::Class(class) => loss(&self.row(rows, row), class, self.tau),
-            Target::Ignored => 0.0,
-            Target::Bad(_) => f64::NAN,
+            Target::Class(class) => {
+                let x = self.row(rows, row);
+                let state = State::of(&x, self.tau);
+                RowLoss { loss: -state.log_probability(x[class], self.tau), lse: state.lse(self.tau), state }
+            }
+            Target::Ignored => RowLoss { loss: 0.0, lse: 0.0, state: State { max: 0.0, others: 0.0 } },
+            Target::Bad(_) => RowLoss { loss: f64::NAN, lse: f64::NAN, state: State { max: 0.0, others: 0.0 } },
         }
-    }
-
-    /// Every row's loss, rounded to float32.
-    pub fn losses(&self, rows: &Rows, out: Output<f32>) {
-        out.write_one_per_row(rows, |row| self.loss(rows, row) as f32);
-    }
-
-    /// Every row's `ln(sum(exp(x / tau)))`, rounded to float32; also of rows that do not count.
-    pub fn lse(&self, rows: &Rows, out: Output<f32>) {
-        out.write_one_per_row(rows, |row| State::of(&self.row(rows, row), self.tau).lse(self.tau) as f32);
-    }
-
-    /// Every row's state, rounded to float32: what the gradient needs beside the logits.
-    pub fn state(&self, rows: &Rows, row: usize) -> State {
-        State::of(&self.row(rows, row), self.tau)
-    }
-
-    /// The losses added up in float64; the caller rounds. 0 if no target counts.
-    pub fn sum(&self, rows: &Rows) -> f64 {
-        use rayon::prelude::*;
-        let losses: Vec<f64> = (0..rows.count()).into_par_iter().map(|row| self.loss(rows, row)).collect();
-        Sum::of(losses).value()
     }
 
     /// Gradient by the logits, where `upstream(row)` is the gradient by that row's loss.

@@ -56,7 +56,7 @@ impl<T: Copy> Operand<'_, T> {
     }
 
     /// The one entry of a row.
-    pub(super) fn at(&self, rows: &Rows, row: usize) -> T {
+    pub fn at(&self, rows: &Rows, row: usize) -> T {
         self.data[rows.start(self.strides, row)]
     }
 }

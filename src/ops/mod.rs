@@ -1,0 +1,3 @@
+//! Operations: check, allocate, launch.
+
+pub mod loss;
