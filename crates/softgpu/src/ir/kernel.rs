@@ -1,5 +1,6 @@
 //! A lowered kernel: instructions, the slots to fill before a warp starts, and what a launch must provide.
 
+use super::text::Text;
 use super::{Control, Inst};
 use crate::launch::Where;
 
@@ -145,14 +146,14 @@ pub struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`, if given.
     pub required_threads: Option<[u32; 3]>,
-    /// Per instruction: the place in the source and the statement's text.
-    pub(crate) text: Vec<(String, String)>,
+    /// What reports say about each instruction.
+    pub(crate) text: Text,
 }
 
 impl Kernel {
     /// Describes a point of the execution for a report.
     pub fn describe(&self, pc: u32, cta: [u32; 3], warp: u32, lane: u32) -> Where {
-        let (place, statement) = self.text.get(pc as usize).cloned().unwrap_or_default();
+        let (place, statement) = self.text.at(pc);
         Where { kernel: self.name.clone(), place, statement, pc, cta, warp, lane }
     }
 }

@@ -5,6 +5,7 @@ use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject};
 use super::layout::{Layout, Signature, layout};
 use super::live::{Access, spans};
 use super::slots::{Storage, assign, storage};
+use super::text::Text;
 use super::{Inst, Kernel, Unsupported};
 use crate::ptx::{Function, Module, Statement};
 
@@ -72,16 +73,6 @@ impl Kernel {
         lower.controls.clear();
         let insts = pass(function, &mut lower, |_| ()).map_err(|(s, r)| refuse(s, r))?;
         debug_assert_eq!(lower.next_fill, pairs_from);
-        let mut text: Vec<(String, String)> = function
-            .statements
-            .iter()
-            .map(|s| {
-                let words: Vec<&str> = module.text(s).split_whitespace().collect();
-                (module.place(function, s), words.join(" "))
-            })
-            .collect();
-        let end = text.last().map_or_else(String::new, |(place, _)| place.clone());
-        text.push((end, String::from("the end of the kernel")));
         let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
         fills.sort_by_key(|(slot, _)| *slot);
         let Signature { params, param_bytes, shared, local_bytes } = signature;
@@ -100,7 +91,7 @@ impl Kernel {
             local_bytes,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
-            text,
+            text: Text::new(module, function),
         })
     }
 }

@@ -9,6 +9,7 @@ mod layout;
 mod live;
 mod lower;
 mod slots;
+mod text;
 
 pub use control::{Barrier, BarrierAction, Control};
 pub use inst::{Class, Inst, Kind};
