@@ -31,7 +31,7 @@ pub mod ldst;
 pub mod pred;
 
 pub use env::Env;
-pub use warp::{LANES, Slot, Warp};
+pub use warp::{LANES, Warp};
 
 use crate::ir::Inst;
 
