@@ -183,6 +183,7 @@ ops! {
     SQRT_F64 = |warp, _, inst, mask| { let m = Form::unpack(inst.x).rounding; map1(warp, inst, mask, |a: f64| sqrt_f64(a, m)) };
     RCP_APPROX_F64 = |warp, _, inst, mask| map1(warp, inst, mask, approx::rcp_f64);
     RSQRT_APPROX_F64 = |warp, _, inst, mask| map1(warp, inst, mask, approx::rsqrt_f64);
+    RSQRT_F64 = |warp, _, inst, mask| map1(warp, inst, mask, approx::rsqrt_full_f64);
     MIN_F64 = |warp, _, inst, mask| map2(warp, inst, mask, |a: f64, b: f64| if below_f64(a, b) { a } else { number_f64(b, a) });
     MAX_F64 = |warp, _, inst, mask| map2(warp, inst, mask, |a: f64, b: f64| if below_f64(b, a) { a } else { number_f64(b, a) });
     ABS_F64 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u64| a & (u64::MAX >> 1));

@@ -113,6 +113,24 @@ ops! {
     SHR_S32 = |warp, _, inst, mask| map2(warp, inst, mask, |a: i32, n: u32| a >> n.min(31));
     SHR_S64 = |warp, _, inst, mask| map2(warp, inst, mask, |a: i64, n: u32| a >> n.min(63));
 
+    // Extended precision: `x` bit 0 takes the carry in, bit 1 keeps the carry out.
+    ADD_CARRY_32 = |warp, _, inst, mask| with_carry(warp, inst, mask, |a: u32, b: u32, c: bool| {
+        let ((sum, first), carry) = (a.overflowing_add(b), u32::from(c));
+        (sum.wrapping_add(carry), first | sum.overflowing_add(carry).1)
+    });
+    ADD_CARRY_64 = |warp, _, inst, mask| with_carry(warp, inst, mask, |a: u64, b: u64, c: bool| {
+        let ((sum, first), carry) = (a.overflowing_add(b), u64::from(c));
+        (sum.wrapping_add(carry), first | sum.overflowing_add(carry).1)
+    });
+    SUB_BORROW_32 = |warp, _, inst, mask| with_carry(warp, inst, mask, |a: u32, b: u32, c: bool| {
+        let ((difference, first), borrow) = (a.overflowing_sub(b), u32::from(c));
+        (difference.wrapping_sub(borrow), first | difference.overflowing_sub(borrow).1)
+    });
+    SUB_BORROW_64 = |warp, _, inst, mask| with_carry(warp, inst, mask, |a: u64, b: u64, c: bool| {
+        let ((difference, first), borrow) = (a.overflowing_sub(b), u64::from(c));
+        (difference.wrapping_sub(borrow), first | difference.overflowing_sub(borrow).1)
+    });
+
     MOV_32 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| a);
     MOV_64 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u64| a);
     PACK_16X2 = |warp, _, inst, mask| map2(warp, inst, mask, |low: u16, high: u16| u32::from(low) | u32::from(high) << 16);
@@ -132,6 +150,23 @@ ops! {
     PACK_64 = |warp, env, inst, mask| pack::<u64>(warp, &env.kernel.pool, inst, mask);
     UNPACK_32 = |warp, env, inst, mask| unpack::<u32>(warp, &env.kernel.pool, inst, mask);
     UNPACK_64 = |warp, env, inst, mask| unpack::<u64>(warp, &env.kernel.pool, inst, mask);
+}
+
+/// A sum or difference with the carry of earlier instructions, and of later ones.
+#[inline(always)]
+fn with_carry<T: Raw>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(T, T, bool) -> (T, bool)) {
+    let carry_in = if inst.x & 1 != 0 { warp.carry } else { 0 };
+    let (a, b) = (T::read(warp, inst.a), T::read(warp, inst.b));
+    let (mut out, mut carry_out) = ([T::default(); LANES], 0u32);
+    for i in 0..LANES {
+        let (value, carry) = f(a[i], b[i], carry_in >> i & 1 == 1);
+        out[i] = value;
+        carry_out |= u32::from(carry) << i;
+    }
+    T::write(warp, inst.d, mask, &out);
+    if inst.x & 2 != 0 {
+        warp.carry = (carry_out & mask) | (warp.carry & !mask);
+    }
 }
 
 /// The full product of two unsigned words.

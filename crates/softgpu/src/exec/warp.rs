@@ -24,6 +24,8 @@ pub struct Warp {
     pub lanes: u32,
     /// Lanes that have not exited.
     pub live: u32,
+    /// The carry of `add.cc` and its kin, bit `i` for lane `i`.
+    pub carry: u32,
     /// Local memory, one block of `local_stride` bytes per lane, lane 0 first.
     pub local: Vec<u8>,
     /// Bytes of local memory of one lane.
@@ -40,6 +42,7 @@ impl Warp {
             index,
             lanes,
             live: lanes,
+            carry: 0,
             local: vec![poison; local_stride * LANES],
             local_stride,
         };

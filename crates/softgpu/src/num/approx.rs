@@ -6,7 +6,7 @@
 //! vectorise them; they use no fused multiply-add, so the AVX2 and the portable build return the same bits.
 
 use super::round::{canonical, flush, flush_if};
-use super::{NAN_F32, half};
+use super::{NAN_F32, NAN_F64, half};
 
 /// `ex2.approx`: 2 to the power of `x`.
 #[inline(always)]
@@ -151,6 +151,12 @@ pub fn rcp_f64(x: f64) -> f64 {
 pub fn rsqrt_f64(x: f64) -> f64 {
     let upper = x.to_bits() & 0xffff_ffff_0000_0000;
     approx_f64(upper, |value| 1.0 / value.sqrt())
+}
+
+/// `rsqrt.approx.f64`, over the full range.
+pub fn rsqrt_full_f64(x: f64) -> f64 {
+    let result = 1.0 / x.sqrt();
+    if result.is_nan() { f64::from_bits(NAN_F64) } else { result }
 }
 
 fn approx_f64(upper: u64, function: fn(f64) -> f64) -> f64 {

@@ -92,7 +92,12 @@ impl<'t> Lexer<'t> {
                     (Kind::Text, start + end + 2)
                 }
                 b'0'..=b'9' => (Kind::Number, number_end(bytes, start)),
-                b if is_word(b) || matches!(b, b'%' | b'.') => (Kind::Word, word_end(bytes, start + 1)),
+                // A directive ends at the next dot: inline asm writes `.reg.b32`.
+                b'.' => (
+                    Kind::Word,
+                    bytes[start + 1..].iter().position(|b| !is_word(*b)).map_or(bytes.len(), |n| start + 1 + n),
+                ),
+                b if is_word(b) || b == b'%' => (Kind::Word, word_end(bytes, start + 1)),
                 b if b.is_ascii_punctuation() => (Kind::Mark, start + 1),
                 _ => return Err(wrong(line, "a character that is not ASCII text")),
             };

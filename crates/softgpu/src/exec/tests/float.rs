@@ -234,6 +234,17 @@ fn approximations_are_wired_to_their_functions() {
     }
     table("tanh.approx.f32 %d0, %a0;", "w", "w", &[(&[INF], &[ONE]), (&[0x8000_0000], &[0x8000_0000])]);
     table("rcp.approx.ftz.f64 %d0, %a0;", "q", "q", &[(&[0x4000 << 48], &[0x3fe0 << 48])]);
+    table(
+        "rsqrt.approx.f64 %d0, %a0;",
+        "q",
+        "q",
+        &[
+            (&[0x4010 << 48], &[0x3fe0 << 48]),
+            (&[1], &[0x6180 << 48]),
+            (&[1 << 63], &[0xfff0 << 48]),
+            (&[0xbff0 << 48], &[0xfff8 << 48]),
+        ],
+    );
     table("rsqrt.approx.ftz.f64 %d0, %a0;", "q", "q", &[(&[0x4010 << 48], &[0x3fe0 << 48])]);
 }
 

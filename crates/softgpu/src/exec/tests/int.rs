@@ -137,6 +137,55 @@ fn saturating_and_packed_forms() {
     }
 }
 
+/// Sums of 128 bits, as two links of 64 and as four of 32: the carry runs from one instruction to the next.
+#[test]
+fn carries_link_longer_sums() {
+    let numbers = [
+        0,
+        1,
+        u128::MAX,
+        1 << 64,
+        (1 << 64) - 1,
+        1 << 32,
+        (1 << 32) - 1,
+        1 << 127,
+        0x0123_4567_89ab_cdef_fedc_ba98_7654_3210,
+    ];
+    for (op, bits, letter) in [("add", 32u32, "w"), ("add", 64, "q"), ("sub", 32, "w"), ("sub", 64, "q")] {
+        for wide in [true, false] {
+            let link = |text: String| Form::decode(&text, letter, &letter.repeat(2), wide).expect("decodes");
+            let first = link(format!("{op}.cc.u{bits} %d0, %a0, %a1;"));
+            let middle = link(format!("{op}c.cc.u{bits} %d0, %a0, %a1;"));
+            let last = link(format!("{op}c.u{bits} %d0, %a0, %a1;"));
+            for a in numbers {
+                for b in numbers {
+                    let mut warp = Warp::new(0, u32::MAX, first.slots, first.slots, 0, POISON);
+                    let (mut result, links) = (0u128, 128 / bits);
+                    for n in 0..links {
+                        let form = if n == 0 {
+                            &first
+                        } else if n == links - 1 {
+                            &last
+                        } else {
+                            &middle
+                        };
+                        for (value, (ty, slot)) in [a, b].into_iter().zip(&form.ins) {
+                            fill(&mut warp, *slot, *ty, |_| (value >> (n * bits)) as u64);
+                        }
+                        // SAFETY: as in `Form::run`.
+                        unsafe { (form.inst.run)(&mut warp, &mut Env::new(&form.launch), &form.inst, 0b10) };
+                        let (ty, slot) = form.outs[0];
+                        result |= u128::from(read(&warp, slot, ty, 1)) << (n * bits);
+                    }
+                    assert_eq!(warp.carry & !0b10, 0, "lanes that are off have no carry");
+                    let expected = if op == "add" { a.wrapping_add(b) } else { a.wrapping_sub(b) };
+                    assert_eq!(result, expected, "{a:#x} {op} {b:#x} by {bits} bits");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn moves_pack_and_unpack() {
     table("mov.u32 %d0, %a0;", "w", "w", &[(&[0x1234_5678], &[0x1234_5678])]);

@@ -172,6 +172,7 @@ fn special(stmt: &Statement, lower: &mut Lower<'_>, ty: Type) -> Decoded {
     mods.done()?;
     let op = match (stmt.op(), ty, ftz) {
         ("rsqrt", F64, true) => &RSQRT_APPROX_F64,
+        ("rsqrt", F64, false) => &RSQRT_F64,
         ("rsqrt", F32, _) => &RSQRT_APPROX,
         ("ex2", F32, _) => &EX2_APPROX,
         ("lg2", F32, _) => &LG2_APPROX,

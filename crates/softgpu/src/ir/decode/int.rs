@@ -16,6 +16,8 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         return None;
     }
     Some(match stmt.op() {
+        "add" | "sub" if stmt.has("cc") => carry(stmt, lower),
+        "addc" | "subc" => carry(stmt, lower),
         "add" | "sub" => add(stmt, lower),
         "mul" | "mad" => product(stmt, lower),
         "div" | "rem" => quotient(stmt, lower),
@@ -63,6 +65,22 @@ fn add(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         _ => return Err(reject_type(ty)),
     };
     two(stmt, lower, op, ty)
+}
+
+/// `add.cc`, `addc{.cc}`, `sub.cc`, `subc{.cc}`: the links of longer sums.
+fn carry(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
+    let mut mods = Mods::new(stmt);
+    let (takes, keeps) = (stmt.op().ends_with('c'), mods.eat("cc"));
+    let ty = mods.ty()?;
+    mods.done()?;
+    let op = match (stmt.op(), ty) {
+        ("add" | "addc", U32 | S32) => &ADD_CARRY_32,
+        ("add" | "addc", U64 | S64) => &ADD_CARRY_64,
+        (_, U32 | S32) => &SUB_BORROW_32,
+        (_, U64 | S64) => &SUB_BORROW_64,
+        _ => return Err(reject_type(ty)),
+    };
+    Ok(Inst { x: u32::from(takes) | u32::from(keeps) << 1, ..two(stmt, lower, op, ty)? })
 }
 
 /// `mul` and `mad` in `.lo`, `.hi` and `.wide`.
@@ -174,8 +192,10 @@ fn extremum(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         let op = if packed == "u16x2" { choose(&MIN_U16X2, &MAX_U16X2) } else { choose(&MIN_S16X2, &MAX_S16X2) };
         return two(stmt, lower, op, B32);
     }
-    let relu = mods.eat("relu");
+    // CUDA's headers write `.relu` behind the type.
+    let before = mods.eat("relu");
     let ty = mods.ty()?;
+    let relu = before || mods.eat("relu");
     mods.done()?;
     let op = match (ty, relu) {
         (S32, true) => choose(&MIN_RELU_S32, &MAX_RELU_S32),
