@@ -105,6 +105,22 @@ pub struct LaunchC {
     pub image: *const c_char,
 }
 
+/// One instruction of a kernel in its counters.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct LineC {
+    /// `sizeof` of this structure.
+    pub size: u32,
+    /// How many of `words` there are.
+    pub count: u32,
+    /// Numbers in the order of `softgpu_counters`' line part.
+    pub words: *const u64,
+    /// `file.cu:line`.
+    pub place: *const c_char,
+    /// PTX statement.
+    pub statement: *const c_char,
+}
+
 /// Called once for each thing of a list.
 pub type Each<T> = unsafe extern "C" fn(data: *mut c_void, item: *const T);
 
@@ -125,6 +141,9 @@ macro_rules! control_functions {
             softgpu_watch: fn(u64, u64) -> u32;
             softgpu_first_unwritten: fn(u64, u64, *mut u64) -> u32;
             softgpu_generate: fn(u64, u64, u64) -> u32;
+            softgpu_counters: fn(*const c_char, *mut u64, usize) -> usize;
+            softgpu_counter_lines: fn(*const c_char, Each<LineC>, *mut c_void) -> usize;
+            softgpu_reset_counters: fn();
             softgpu_take_findings: fn(Each<FindingC>, *mut c_void) -> usize;
             softgpu_leaks: fn(u32, Each<LeakC>, *mut c_void) -> usize;
             softgpu_take_leaks: fn(Each<LeakC>, *mut c_void) -> usize;

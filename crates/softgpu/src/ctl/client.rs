@@ -1,8 +1,10 @@
 //! Control from Rust, through the symbols of the library that the process has loaded as its driver.
 
-use super::abi::{self, Each, FindingC, LaunchC, LeakC, SettingsC, control_functions};
+use super::abi::{self, Each, FindingC, LaunchC, LeakC, LineC, SettingsC, control_functions};
 use super::install;
 use super::types::{Detector, Finding, LaunchRecord, Leak, LeakKind, Streams};
+use super::words;
+use crate::count::Counters;
 use crate::launch::{Checks, Where};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
@@ -158,6 +160,12 @@ fn launch(item: &LaunchC) -> LaunchRecord {
     }
 }
 
+fn line(item: &LineC) -> crate::count::Line {
+    // SAFETY: the library says that `count` numbers are there during the callback.
+    let numbers = unsafe { std::slice::from_raw_parts(item.words, item.count as usize) };
+    words::to_line(numbers, text(item.place).unwrap_or_default(), text(item.statement).unwrap_or_default())
+}
+
 impl Gpu {
     fn change(&self, change: impl FnOnce(&mut SettingsC)) {
         let mut settings = SettingsC { size: size_of::<SettingsC>() as u32, ..SettingsC::default() };
@@ -275,6 +283,29 @@ impl Gpu {
         // SAFETY: no host pointers.
         let code = unsafe { (self.functions.softgpu_generate)(address, bytes, seed) };
         assert_eq!(code, 0, "{bytes} bytes at {address:#x} cannot be filled: {}", self.last_error());
+    }
+
+    /// The counters of a kernel, summed over its launches on this thread; `None` if it was not launched.
+    pub fn counters(&self, kernel: &str) -> Option<Counters> {
+        let kernel = c_text(kernel);
+        let mut numbers = vec![0; words::COUNT];
+        // SAFETY: the text is NUL-terminated, and as many numbers may be written as said.
+        let count = unsafe { (self.functions.softgpu_counters)(kernel.as_ptr(), numbers.as_mut_ptr(), numbers.len()) };
+        if count == 0 {
+            return None;
+        }
+        assert_eq!(count, words::COUNT, "the loaded softgpu counts other things than this crate");
+        let lines = collect(line, |each, data| {
+            // SAFETY: the text is NUL-terminated; the callback and its data belong together.
+            unsafe { (self.functions.softgpu_counter_lines)(kernel.as_ptr(), each, data) }
+        });
+        Some(words::to_counters(&numbers, lines))
+    }
+
+    /// Forgets the counters of this thread.
+    pub fn reset_counters(&self) {
+        // SAFETY: no arguments.
+        unsafe { (self.functions.softgpu_reset_counters)() }
     }
 
     /// What the checks found in this thread's work, which is then forgotten.

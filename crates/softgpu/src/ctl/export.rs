@@ -1,7 +1,8 @@
 //! The exported `softgpu_*` functions: the loaded library's side of control.
 
-use super::abi::{Each, FindingC, LaunchC, LeakC, SettingsC, VERSION, control_functions};
+use super::abi::{Each, FindingC, LaunchC, LeakC, LineC, SettingsC, VERSION, control_functions};
 use super::types::{Finding, LaunchRecord, Leak, Streams};
+use super::words;
 use crate::driver::code::Code;
 use crate::driver::state::{self, DeviceId};
 use crate::driver::{leak, profile, thread};
@@ -252,6 +253,38 @@ export! {
     /// Puts hashed words behind a range: in a large allocation they take no memory.
     fn softgpu_generate(address: u64, bytes: u64, seed: u64) -> u32, or Code::UNKNOWN.0; {
         on_memory(state::space().generate(address, bytes, Background::Hash(seed)))
+    }
+
+    /// Writes the counters of a kernel's launches on the calling thread to `out`, at most `capacity` numbers. Answers how
+    /// many numbers there are, 0 if the kernel was not launched.
+    fn softgpu_counters(kernel: *const c_char, out: *mut u64, capacity: usize) -> usize, or 0; {
+        let thread = thread::current();
+        let Some(words) = thread.inner().counters.get(&text(kernel)).map(words::of_counters) else { return 0 };
+        if !out.is_null() {
+            // SAFETY: not null, checked above; the caller says that `capacity` numbers may be written there.
+            unsafe { out.copy_from_nonoverlapping(words.as_ptr(), words.len().min(capacity)) };
+        }
+        words.len()
+    }
+
+    /// Calls `each` for every instruction of a kernel with its counters; answers how many there are.
+    fn softgpu_counter_lines(kernel: *const c_char, each: Each<LineC>, data: *mut c_void) -> usize, or 0; {
+        let lines = thread::current().inner().counters.get(&text(kernel)).map(|counters| counters.lines.clone());
+        hand_out(&lines.unwrap_or_default(), each, data, |line, give| {
+            let (words, place, statement) = (words::of_line(line), c_text(&line.place), c_text(&line.statement));
+            give(&LineC {
+                size: size_of::<LineC>() as u32,
+                count: words.len() as u32,
+                words: words.as_ptr(),
+                place: place.as_ptr(),
+                statement: statement.as_ptr(),
+            });
+        })
+    }
+
+    /// Forgets the calling thread's counters.
+    fn softgpu_reset_counters() -> (), or (); {
+        thread::current().inner().counters.clear();
     }
 
     /// Calls `each` for every finding of the calling thread and forgets them; answers how many there were.

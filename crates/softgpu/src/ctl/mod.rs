@@ -9,6 +9,7 @@ pub mod env;
 pub mod export;
 mod install;
 pub mod types;
+mod words;
 
 pub use client::{ConnectError, Gpu, Profile, connect};
 pub use install::{InstallError, install};

@@ -21,6 +21,8 @@ pub struct LoadedModule {
     pub profile: &'static Profile,
     /// Its code.
     pub program: Arc<Program>,
+    /// Which entry of the image that is, for reports.
+    pub origin: String,
     /// Addresses of its variables, in the order of the program.
     pub globals: Arc<[u64]>,
     /// Which module it is, for reports.
@@ -94,7 +96,7 @@ fn load_image(call: &Call, out: &Out<u64>, image: &[u8]) -> Result {
     let profile = device::profile(call, &state, device);
     drop(state);
     let strict = env::defaults().strict_load;
-    let program = load::load(image, profile.capability, strict)
+    let (program, image_origin) = load::load(image, profile.capability, strict)
         .map_err(|error| call.unsupported(code_of(&error), &error.to_string()))?;
     let poison = Poison::of_seed(call.thread.inner().settings.seed);
     let mut globals = Vec::new();
@@ -126,7 +128,8 @@ fn load_image(call: &Call, out: &Out<u64>, image: &[u8]) -> Result {
     }
     let order = state.new_order();
     let thread = call.thread.name().to_string();
-    let loaded = LoadedModule { device, profile, program, globals: globals.into(), order, thread };
+    let loaded =
+        LoadedModule { device, profile, program, origin: image_origin, globals: globals.into(), order, thread };
     let handle = state.new_handle(HandleKind::Module);
     state.modules.insert(handle, Arc::new(loaded));
     out.set(call, handle)

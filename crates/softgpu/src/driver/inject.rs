@@ -47,7 +47,10 @@ impl Plan {
 
     /// Counts a call, and answers with what code it shall fail.
     pub fn next(&mut self, name: &'static str) -> Option<Code> {
-        self.total += 1;
+        // Bindings ask for the words of an error whenever one is printed: such calls are nobody's n-th.
+        if !name.starts_with("cuGetError") {
+            self.total += 1;
+        }
         let count = self.counts.entry(name).or_insert(0);
         *count += 1;
         let (count, total) = (*count, self.total);

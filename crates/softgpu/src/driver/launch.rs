@@ -71,7 +71,7 @@ impl KernelWork {
             block: self.block,
             dynamic_shared: self.dynamic_shared,
             seed: self.settings.seed,
-            image: self.function.module.program.origin.clone(),
+            image: self.function.module.origin.clone(),
             code: outcome.fault.as_ref().map_or(0, |fault| fault.code),
         };
         if env::defaults().trace_kernels {

@@ -33,7 +33,7 @@ pub fn of_device(state: &State, device: DeviceId) -> Vec<Leak> {
         add(LeakKind::Event, event.order, 0, &event.thread, format!("event {}", event.order));
     }
     for module in state.modules.values().filter(|module| module.device == device) {
-        let what = format!("module {} ({})", module.order, module.program.origin);
+        let what = format!("module {} ({})", module.order, module.origin);
         add(LeakKind::Module, module.order, 0, &module.thread, what);
     }
     leaks.sort_by_key(|leak| (leak.kind, leak.order));

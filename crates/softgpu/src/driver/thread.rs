@@ -158,7 +158,7 @@ impl HostThread {
     /// Records a launch that was executed.
     pub fn record_launch(&self, record: LaunchRecord, counters: Counters) {
         let mut inner = self.inner();
-        *inner.counters.entry(record.kernel.clone()).or_default() = counters;
+        *inner.counters.entry(record.kernel.clone()).or_default() += &counters;
         if inner.launches.len() == REMEMBERED {
             inner.launches.remove(0);
         }

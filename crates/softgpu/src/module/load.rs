@@ -48,16 +48,15 @@ pub struct Bounds {
 /// The code of a module.
 pub struct Program {
     module: ptx::Module,
-    /// Which entry of the image it is, for reports.
-    pub origin: String,
     lowered: Vec<OnceLock<Result<Arc<Kernel>, Unsupported>>>,
 }
 
 /// Programs by hash of their text.
 type Cache = Mutex<HashMap<u64, Vec<Arc<Program>>>>;
 
-/// Loads the PTX that a device runs. With `strict`, statements that cannot be executed are errors now.
-pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<Arc<Program>, LoadError> {
+/// Loads the PTX that a device runs, and says which entry of the image that is. With `strict`, statements that cannot be
+/// executed are errors now.
+pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<(Arc<Program>, String), LoadError> {
     static CACHE: OnceLock<Cache> = OnceLock::new();
     let chosen = image::choose(image, device).map_err(LoadError::Image)?;
     let mut hasher = DefaultHasher::new();
@@ -68,7 +67,7 @@ pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<Arc<Progra
     let program = match known.into_iter().find(|program| program.module.source == chosen.ptx) {
         Some(program) => program,
         None => {
-            let program = Arc::new(Program::parse(chosen.ptx, chosen.origin)?);
+            let program = Arc::new(Program::parse(chosen.ptx)?);
             let mut cache = cache.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             cache.entry(key).or_default().push(program.clone());
             program
@@ -79,18 +78,18 @@ pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<Arc<Progra
             program.kernel(name).map_err(|error| LoadError::Unsupported(error.to_string()))?;
         }
     }
-    Ok(program)
+    Ok((program, chosen.origin))
 }
 
 impl Program {
-    fn parse(text: &str, origin: String) -> Result<Program, LoadError> {
+    fn parse(text: &str) -> Result<Program, LoadError> {
         let module = ptx::parse(text).map_err(LoadError::Ptx)?;
         if let Some(external) = module.variables.iter().find(|variable| variable.external) {
             let text = format!("variable `{}` is declared .extern, and no other module can define it", external.name);
             return Err(LoadError::Unsupported(text));
         }
         let lowered = module.functions.iter().map(|_| OnceLock::new()).collect();
-        Ok(Program { module, origin, lowered })
+        Ok(Program { module, lowered })
     }
 
     fn index(&self, name: &str) -> Option<usize> {
@@ -114,7 +113,7 @@ impl Program {
     /// The executable form of a kernel, made at the first call.
     pub fn kernel(&self, name: &str) -> Result<Arc<Kernel>, Unsupported> {
         let Some(index) = self.index(name) else {
-            let (place, statement) = (self.origin.clone(), String::new());
+            let (place, statement) = (String::from("the module"), String::new());
             return Err(Unsupported { kernel: name.to_string(), place, statement, why: "no such kernel".to_string() });
         };
         let lower = || Kernel::lower(&self.module, name, true).map(Arc::new);
