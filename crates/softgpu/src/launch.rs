@@ -70,7 +70,7 @@ impl Default for Settings {
 impl Settings {
     /// The byte that fresh memory and registers hold: NaN as a float under even seeds, a large finite number under odd.
     pub fn poison(&self) -> u8 {
-        if self.seed % 2 == 0 { 0xFF } else { 0x7F }
+        if self.seed.is_multiple_of(2) { 0xFF } else { 0x7F }
     }
 }
 

@@ -354,6 +354,26 @@ fn special_registers() {
     }
 }
 
+/// A barrier counts once per warp however many times its lanes had to wait for each other, and branches that part
+/// lanes are counted.
+#[test]
+fn waiting_is_not_counted_as_issuing() {
+    let body = "
+    setp.lt.u32 %p1, %r0, 5;
+    @%p1 bra SLOW;
+    bra JOIN;
+SLOW:
+    nanosleep.u32 100;
+JOIN:
+    bar.sync 0;";
+    for seed in 0..SEEDS {
+        let counters = outcome(body, 32, seed).counters;
+        let barriers = counters.class(softgpu::ir::Class::Barrier);
+        assert_eq!((barriers.warp, barriers.thread), (1, 32), "seed {seed}");
+        assert_eq!(counters.divergent_branches, 1, "seed {seed}");
+    }
+}
+
 #[test]
 fn bad_launch_shapes_are_refused() {
     let machine = Machine::new();
@@ -383,6 +403,7 @@ fn what_is_not_implemented_stops_at_its_line() {
     };
     for (statement, why) in [
         ("frobnicate.f32 %f1,\t%f2;", "unknown opcode frobnicate"),
+        (".callprototype _ (.param .b32 _);", "unknown directive .callprototype"),
         ("bar.sync.often 0;", "unknown modifier .often"),
         ("fence.sc.universe;", "a fence of an unknown scope"),
         ("call foo;", "calls of device functions are not implemented"),

@@ -117,6 +117,9 @@ fn pass<'f>(
 }
 
 fn decode(statement: &Statement, lower: &mut Lower<'_>) -> Result<Inst, Reject> {
+    if statement.opcode.starts_with('.') {
+        return Err(Reject(format!("unknown directive {}", statement.opcode)));
+    }
     let decoded = FAMILIES.iter().find_map(|family| family(statement, lower));
     let mut inst = decoded.unwrap_or_else(|| Err(Reject(format!("unknown opcode {}", statement.op()))))?;
     if let Some(guard) = statement.guard {

@@ -36,7 +36,7 @@ impl<'t> Parser<'t> {
                     self.next();
                     place = self.location(f)?;
                 }
-                _ if token.text.starts_with('.') => self.directive(f)?,
+                _ if token.text.starts_with('.') => self.directive(f, place)?,
                 _ => {
                     let statement = self.statement(place)?;
                     f.statements.push(statement);
@@ -108,7 +108,7 @@ impl<'t> Parser<'t> {
         Ok((n[0], n[1], n[2]))
     }
 
-    fn directive(&mut self, f: &mut Function) -> Result<(), Error> {
+    fn directive(&mut self, f: &mut Function, place: Place) -> Result<(), Error> {
         let token = self.next();
         let space = match token.text {
             ".reg" => return self.registers(),
@@ -116,7 +116,14 @@ impl<'t> Parser<'t> {
             ".shared" => VariableSpace::Shared,
             ".local" => VariableSpace::Local,
             ".param" => VariableSpace::Param,
-            other => return Err(Error::new(token.line, format!("{other} is not understood in a body"))),
+            // One that nobody knows is kept as a statement: it stops its own function, not the whole module.
+            other => {
+                self.skip_to_semicolon()?;
+                let span = (token.at as u32, self.end as u32);
+                let (line, opcode) = (token.line, other.into());
+                f.statements.push(Statement { guard: None, opcode, operands: Vec::new(), place, line, span });
+                return Ok(());
+            }
         };
         let variable = self.variable(space, false)?;
         f.variables.push(variable);

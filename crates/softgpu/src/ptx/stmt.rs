@@ -80,7 +80,7 @@ pub struct Place(pub u32);
 pub struct Statement {
     /// `@p` in front, if any.
     pub guard: Option<Guard>,
-    /// The whole dotted opcode, for example `ld.global.nc.v4.f32`.
+    /// The whole dotted opcode, for example `ld.global.nc.v4.f32`; a directive that is not known keeps its dot.
     pub opcode: Arc<str>,
     /// Operands in the order written; destinations come first, as in PTX.
     pub operands: Vec<Operand>,

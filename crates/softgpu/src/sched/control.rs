@@ -22,6 +22,11 @@ pub fn run(
 ) -> Step {
     let pc = splits[n].pc;
     let rest = splits[n].mask & !mask;
+    // An instruction that has to wait for other lanes is issued when they have come.
+    let waits = matches!(control, Control::Barrier(barrier) if barrier.aligned && mask != 0 && mask != warp.live);
+    if !waits {
+        env.tally.issue(pc as usize, mask);
+    }
     if mask == 0 {
         splits[n].pc = pc + 1;
         return Step::Choose;
@@ -33,7 +38,10 @@ pub fn run(
         splits.push(other);
     }
     match control {
-        Control::Branch { target } => jump(&mut splits[n], *target),
+        Control::Branch { target } => {
+            env.tally.divergent_branches += u64::from(rest != 0 && *target != pc + 1);
+            jump(&mut splits[n], *target);
+        }
         Control::Table { targets } => return table(warp, splits, n, inst, targets, env),
         Control::Exit => exit(warp, splits, n, env, barriers),
         Control::Trap => {
@@ -42,9 +50,10 @@ pub fn run(
         }
         Control::Yield => {
             splits[n].pc = pc + 1;
-            splits[n].trips += super::split::PATIENCE;
+            splits[n].trips = splits[n].trips.saturating_add(super::split::PATIENCE);
             return Step::Over;
         }
+        Control::Barrier(_) if waits => splits[n].wait = Wait::Gather,
         Control::Barrier(barrier) => arrive(warp, splits, n, inst, *barrier, env, barriers),
     }
     if env.fault.is_some() { Step::Fault } else { Step::Choose }
@@ -77,6 +86,7 @@ fn table(warp: &Warp, splits: &mut Vec<Split>, n: usize, inst: &Inst, targets: &
         left &= !group;
     }
     splits[n].mask = 0;
+    env.tally.divergent_branches += u64::from(splits.last().is_some_and(|s| s.mask != here.mask));
     Step::Choose
 }
 
@@ -113,10 +123,6 @@ fn arrive(
     barriers: &mut Barriers,
 ) {
     let mask = splits[n].mask;
-    if barrier.aligned && mask != warp.live {
-        splits[n].wait = Wait::Gather;
-        return;
-    }
     let lane = mask.trailing_zeros();
     let same = |slot: u16| {
         let values = warp.r32(slot);

@@ -104,16 +104,15 @@ impl Running {
                     pc += 1;
                 }
                 Kind::Sync => {
-                    env.tally.issue(pc as usize, mask);
                     env.pc = pc;
                     splits[n].pc = pc;
                     if mask != 0 && !together(warp, splits, n, inst, mask, env) {
                         return if env.fault.is_some() { Step::Fault } else { Step::Choose };
                     }
+                    env.tally.issue(pc as usize, mask);
                     pc += 1;
                 }
                 Kind::Control => {
-                    env.tally.issue(pc as usize, mask);
                     env.pc = pc;
                     let control = &kernel.controls[inst.x as usize];
                     // The common case, all lanes together, stays in this loop.
@@ -121,6 +120,7 @@ impl Running {
                         let next = if mask == 0 { pc + 1 } else { *target };
                         let alone = splits.len() == 1;
                         if next > pc || alone {
+                            env.tally.issue(pc as usize, mask);
                             pc = next;
                             if !alone && next > stop {
                                 splits[n].pc = pc;
