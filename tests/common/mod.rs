@@ -5,4 +5,5 @@ pub mod arrange;
 pub mod cases;
 pub mod compare;
 pub mod family;
+pub mod gpu;
 pub mod random;

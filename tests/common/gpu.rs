@@ -1,0 +1,133 @@
+//! Which GPU the tests use: the software GPU, or a real one with `SUMEXP_TEST_DEVICE=cuda`.
+
+use softgpu::ctl::types::{LeakKind, Streams};
+use std::sync::OnceLock;
+use sumexp::Device;
+
+/// Where kernels run in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// The software GPU, with every check on.
+    Soft,
+    /// GPU 0 of the machine.
+    Cuda,
+}
+
+/// The choice, made once per process and before the first driver call.
+pub fn chosen() -> Chosen {
+    static CHOSEN: OnceLock<Chosen> = OnceLock::new();
+    *CHOSEN.get_or_init(|| match std::env::var("SUMEXP_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("soft") => {
+            softgpu::install().expect("no driver may be loaded before the software GPU is installed");
+            Chosen::Soft
+        }
+        Ok("cuda") => Chosen::Cuda,
+        Ok(other) => panic!("SUMEXP_TEST_DEVICE is `soft` or `cuda`, not `{other}`"),
+    })
+}
+
+/// A stream of its own on the chosen GPU: tests run side by side and must not see each other's records.
+pub fn device() -> Device {
+    static FIRST: OnceLock<Device> = OnceLock::new();
+    chosen();
+    // Kept for the whole process, and made on a thread that no test looks at.
+    let first = FIRST.get_or_init(|| std::thread::spawn(|| Device::cuda(0).unwrap()).join().unwrap());
+    first.with_new_stream().unwrap()
+}
+
+/// The chosen GPU for a test that checks what it leaves behind: on the software GPU, with its reports.
+pub struct World {
+    gpu: Option<softgpu::ctl::Gpu>,
+    streams: Streams,
+}
+
+impl World {
+    /// Queued work runs as late as the rules of streams allow. (A real GPU runs it when it likes.)
+    pub fn late() -> Self {
+        Self::with(Streams::Late)
+    }
+
+    /// As asked.
+    pub fn with(streams: Streams) -> Self {
+        let gpu = match chosen() {
+            Chosen::Cuda => None,
+            Chosen::Soft => {
+                // Also makes what is kept for the whole process.
+                drop(device());
+                let gpu = softgpu::ctl::connect().unwrap();
+                gpu.streams(streams);
+                gpu.echo(false);
+                Some(gpu)
+            }
+        };
+        Self { gpu, streams }
+    }
+
+    /// See [`device`].
+    pub fn device(&self) -> Device {
+        device()
+    }
+
+    /// The switches of the software GPU; `None` on a real one.
+    pub fn gpu(&self) -> Option<&softgpu::ctl::Gpu> {
+        self.gpu.as_ref()
+    }
+
+    /// How often this thread called a driver function, or any with `*`. Always 0 on a real GPU.
+    pub fn calls(&self, entry: &str) -> u64 {
+        self.gpu().map_or(0, |gpu| gpu.calls(entry))
+    }
+
+    /// Runs `work` on the calling thread in this world, and checks what it did there.
+    pub fn on_thread<R>(&self, work: impl FnOnce() -> R) -> R {
+        match self.gpu {
+            None => work(),
+            Some(_) => {
+                let here = Self::with(self.streams);
+                let result = work();
+                here.assert_no_findings();
+                result
+            }
+        }
+    }
+
+    /// No work of this thread touched memory it must not touch.
+    #[track_caller]
+    pub fn assert_no_findings(&self) {
+        if let Some(gpu) = self.gpu() {
+            let findings: Vec<String> = gpu.take_findings().iter().map(ToString::to_string).collect();
+            assert!(findings.is_empty(), "{}", findings.join("\n"));
+        }
+    }
+
+    /// What this thread made and did not give back, in words.
+    pub fn leaks(&self) -> Vec<String> {
+        // Modules are loaded once per process and kept.
+        let leaks = self.gpu().map(|gpu| gpu.leaks()).unwrap_or_default();
+        leaks.iter().filter(|leak| leak.kind != LeakKind::Module).map(ToString::to_string).collect()
+    }
+
+    /// Waits for everything that is queued, on streams that were dropped too.
+    pub fn settle(&self) {
+        use cudarc::driver::result::{ctx, device, init, primary_ctx};
+        init().unwrap();
+        let gpu = device::get(0).unwrap();
+        // SAFETY: the handles are the driver's own, the library keeps the primary context alive, and it is retained and
+        // released in pairs here.
+        unsafe {
+            let context = primary_ctx::retain(gpu).unwrap();
+            ctx::set_current(context).unwrap();
+            ctx::synchronize().unwrap();
+            primary_ctx::release(gpu).unwrap();
+        }
+    }
+
+    /// No findings, and nothing left behind. The work that is still queued is waited for first.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        self.settle();
+        self.assert_no_findings();
+        let leaks = self.leaks();
+        assert!(leaks.is_empty(), "{}", leaks.join("\n"));
+    }
+}
