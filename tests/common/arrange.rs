@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use sumexp::{Dim, Layout, Shape};
+use sumexp::{Device, Dim, Element, Layout, Shape, Tensor, View};
 
 /// One step from the whole tensor to the operand.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl fmt::Display for Arrangement {
 impl Arrangement {
     /// The shape of the whole tensor and the steps to an operand of shape `dims` in it.
     pub fn steps(self, dims: &[usize]) -> (Vec<usize>, Vec<Step>) {
-        let last = dims.len() - 1;
+        let last = dims.len().saturating_sub(1);
         let with = |position: usize, len: usize| {
             let mut changed = dims.to_vec();
             changed[position] = len;
@@ -107,4 +107,32 @@ pub fn embed<T: Copy>(arrangement: Arrangement, dims: &[usize], values: &[T], fi
     let mut elements = vec![filler; whole.iter().product()];
     places.iter().zip(values).for_each(|(place, value)| elements[*place] = *value);
     (whole, elements)
+}
+
+/// An operand on a device, in its arrangement. The tensor lives as long as this.
+pub struct Operand<T> {
+    whole: Tensor<T>,
+    steps: Vec<Step>,
+}
+
+impl<T: Element> Operand<T> {
+    /// Uploads `values` (row-major over `dims`) with `filler` around them.
+    pub fn new(device: &Device, arrangement: Arrangement, dims: &[usize], values: &[T], filler: T) -> Operand<T> {
+        let (whole, elements) = embed(arrangement, dims, values, filler);
+        let whole = Tensor::from_slice(device, &whole, &elements).expect("an upload");
+        Operand { whole, steps: arrangement.steps(dims).1 }
+    }
+
+    /// The operand.
+    pub fn view(&self) -> View<'_, T> {
+        self.steps.iter().fold(self.whole.view(), |view, step| {
+            let stepped = match step {
+                Step::Slice(dim, range) => view.slice(Dim::front(*dim), range.clone()),
+                Step::Permute(order) => view.permute(order),
+                Step::Reshape(dims) => view.reshape(dims),
+                Step::Expand(dims) => view.expand(dims),
+            };
+            stepped.expect("the same step worked on the layout")
+        })
+    }
 }

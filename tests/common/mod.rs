@@ -4,6 +4,8 @@
 pub mod arrange;
 pub mod cases;
 pub mod compare;
+pub mod device;
 pub mod family;
 pub mod gpu;
+pub mod guard;
 pub mod random;

@@ -1,3 +1,0 @@
-//! The softmax family on every device.
-
-mod common;
