@@ -12,7 +12,8 @@ use sumexp::{
 use crate::common::arrange::{Arrangement, Operand};
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::{Exact, Format, Tolerance, assert_right, assert_same_bits, faults};
-use crate::common::device::{assert_no_findings, devices, gpu, soft};
+use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::gpu::device as gpu;
 use crate::common::guard::Guarded;
 use crate::common::random::Random;
 

@@ -5,7 +5,8 @@ use sumexp::{
     cross_entropy_backward, cross_entropy_into,
 };
 
-use crate::common::device::{devices, gpu};
+use crate::common::device::devices;
+use crate::common::gpu::device as gpu;
 
 fn floats(device: &Device, dims: &[usize]) -> Tensor<f32> {
     Tensor::zeros(device, dims).unwrap()
