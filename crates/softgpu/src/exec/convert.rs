@@ -53,7 +53,7 @@ fn to_integer<D: Lane>(warp: &mut Warp, inst: &Inst, mask: u32, cast: impl Fn(f3
 ops! {
     EXTEND_32 = |warp, _, inst, mask| { let r = register(inst.y); map1(warp, inst, mask, |a: u32| extend(u64::from(a), inst.x, r) as u32) };
     EXTEND_64 = |warp, _, inst, mask| { let r = register(inst.y); map1(warp, inst, mask, |a: u64| extend(a, inst.x, r)) };
-    EXTEND_32_TO_64 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| extend(u64::from(a), inst.x, u64::MAX));
+    EXTEND_32_TO_64 = |warp, _, inst, mask| { let r = register(inst.y); map1(warp, inst, mask, |a: u32| extend(u64::from(a), inst.x, r)) };
     EXTEND_64_TO_32 = |warp, _, inst, mask| { let r = register(inst.y); map1(warp, inst, mask, |a: u64| extend(a, inst.x, r) as u32) };
     S32_TO_S64 = |warp, _, inst, mask| map1(warp, inst, mask, |a: i32| i64::from(a));
     U32_TO_U64 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| u64::from(a));

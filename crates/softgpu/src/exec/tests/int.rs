@@ -116,6 +116,7 @@ fn saturating_and_packed_forms() {
     sweep("add.sat.s32 %d0, %a0, %a1;", "w", "ww", &[INTEGERS; 2], |x| clamp(s(x[0]) + s(x[1])));
     sweep("sub.sat.s32 %d0, %a0, %a1;", "w", "ww", &[INTEGERS; 2], |x| clamp(s(x[0]) - s(x[1])));
     sweep("min.relu.s32 %d0, %a0, %a1;", "w", "ww", &[INTEGERS; 2], |x| cut(32, s(x[0]).min(s(x[1])).max(0)));
+    sweep("max.s32.relu %d0, %a0, %a1;", "w", "ww", &[INTEGERS; 2], |x| cut(32, s(x[0]).max(s(x[1])).max(0)));
     sweep("max.relu.s32 %d0, %a0, %a1;", "w", "ww", &[INTEGERS; 2], |x| cut(32, s(x[0]).max(s(x[1])).max(0)));
     for (op, signed) in
         [("add.u16x2", false), ("min.u16x2", false), ("max.s16x2", true), ("min.s16x2", true), ("max.u16x2", false)]

@@ -207,7 +207,7 @@ pub fn sweep(text: &str, out: &str, ins: &str, edges: &[&[u64]], oracle: impl Fn
         rows.push(row);
     }
     let mut random = Random(text.bytes().fold(1, |h, b| h * 31 + u64::from(b)));
-    for _ in 0..2048 {
+    for _ in 0..768 {
         rows.push(ins.chars().map(|letter| random.next() & width(letter)).collect());
     }
     let rows: Vec<_> = rows
