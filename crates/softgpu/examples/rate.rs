@@ -19,7 +19,10 @@ fn processor_seconds() -> f64 {
 
 fn main() {
     let module = parse(SOFTMAX).unwrap_or_else(|error| panic!("{error:?}"));
-    println!("{:<12} {:>6} {:>8} {:>8}  {:>12} {:>14} {:>14}", "kernel", "rows", "length", "checks", "ms", "G lane-inst/s", "ns/warp-inst");
+    println!(
+        "{:<12} {:>6} {:>8} {:>8}  {:>12} {:>14} {:>14}",
+        "kernel", "rows", "length", "checks", "ms", "G lane-inst/s", "ns/warp-inst"
+    );
     for (name, rows, length, threads) in
         [("warp_rows", 256u64, 256u32, 128u32), ("warp_rows", 64, 1000, 128), ("block_rows", 16, 8192, 256)]
     {

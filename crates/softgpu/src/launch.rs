@@ -55,6 +55,8 @@ pub struct Settings {
     pub findings_fail: bool,
     /// Run only these CTAs (linear index, x fastest); `None` runs all.
     pub only_ctas: Option<Arc<[u64]>>,
+    /// Address ranges that the launch must write exactly once, byte by byte, and nothing else; empty: not checked.
+    pub watch: Arc<[std::ops::Range<u64>]>,
     /// Warp instructions after which the launch ends with 702.
     pub step_limit: u64,
     /// Whether to use the AVX2 build of the operations where the processor has it.
@@ -63,7 +65,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { seed: 0, checks: Checks::ALL, findings_fail: true, only_ctas: None, step_limit: 1 << 32, wide: true }
+        Settings {
+            seed: 0,
+            checks: Checks::ALL,
+            findings_fail: true,
+            only_ctas: None,
+            watch: Arc::new([]),
+            step_limit: 1 << 32,
+            wide: true,
+        }
     }
 }
 

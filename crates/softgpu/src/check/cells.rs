@@ -13,7 +13,10 @@ const STRONG: Mark = 1 << 31;
 const SEVERAL: Mark = 1 << 30;
 const WARP_AT: u32 = 25;
 const LANE_AT: u32 = 20;
-const PC: Mark = (1 << LANE_AT) - 1;
+/// Two bits: the word is shared by this lane alone, by two lanes with a half each, or by four with a byte each.
+const SHARE_AT: u32 = 18;
+const SHARES: Mark = 3 << SHARE_AT;
+const PC: Mark = (1 << SHARE_AT) - 1;
 
 /// Who accesses.
 #[derive(Clone, Copy)]
@@ -108,26 +111,29 @@ impl Cells {
         self.write.len()
     }
 
-    /// Reads of `words.len()` consecutive words by consecutive lanes, `per_lane` words each. False, with nothing done,
+    /// Reads or writes of a run of words by consecutive lanes, the first of them `who`. False, with nothing done,
     /// unless every earlier access is settled at a glance.
     #[inline(always)]
-    pub(super) fn read_run(&mut self, first: usize, lanes: usize, per_lane: usize, floor: u32, who: &Who) -> bool {
-        let run = first..first + lanes * per_lane;
+    pub(super) fn run(&mut self, first: usize, words: usize, grain: Grain, floor: u32, who: &Who, write: bool) -> bool {
+        let run = first..first + words;
         if !below(&self.write[run.clone()], floor) || !below(&self.read[run.clone()], floor) {
             return false;
         }
-        stamp(&mut self.read[run], per_lane, who.mark);
-        true
-    }
-
-    /// The same for writes.
-    #[inline(always)]
-    pub(super) fn write_run(&mut self, first: usize, lanes: usize, per_lane: usize, floor: u32, who: &Who) -> bool {
-        let run = first..first + lanes * per_lane;
-        if !below(&self.write[run.clone()], floor) || !below(&self.read[run.clone()], floor) {
-            return false;
+        let marks = if write { &mut self.write[run] } else { &mut self.read[run] };
+        match grain {
+            Grain::Words(per_lane) => {
+                for (lane, marks) in marks.chunks_exact_mut(per_lane).enumerate() {
+                    marks.fill(who.mark + ((lane as u64) << LANE_AT));
+                }
+            }
+            Grain::Lanes(per_word) => {
+                let share = if per_word == 2 { 1 } else { 2 } << SHARE_AT;
+                for (word, mark) in marks.iter_mut().enumerate() {
+                    *mark = who.mark | share;
+                    *mark += ((word * per_word) as u64) << LANE_AT;
+                }
+            }
         }
-        stamp(&mut self.write[run], per_lane, who.mark);
         true
     }
 
@@ -162,8 +168,10 @@ impl Cells {
         who: &Who,
         write: Option<bool>,
     ) -> Option<Clash> {
+        self.tidy(clocks, tables, i, who);
         if self.write[i] & TABLE == 0 {
-            if bytes == 0xF {
+            let shared = |mark: Mark| mark & TABLE == 0 && mark & SHARES != 0;
+            if bytes == 0xF && !shared(self.write[i]) && !shared(self.read[i]) {
                 return tables.access(clocks, &mut self.write[i], &mut self.read[i], who, write);
             }
             let pair = (self.write[i], self.read[i]);
@@ -186,17 +194,34 @@ impl Cells {
     }
 }
 
+impl Cells {
+    /// Forgets the bytes of a word where all of it is settled, so that the next one to look sees one mark again.
+    fn tidy(&mut self, clocks: &Clocks, tables: &mut Tables, i: usize, who: &Who) {
+        if self.write[i] & TABLE == 0 {
+            return;
+        }
+        let entry = self.write[i] as u32;
+        let floor = u64::from(clocks.floor(who.warp));
+        if tables.bytes[entry as usize].iter().all(|(w, r)| w >> STEP_AT <= floor && r >> STEP_AT <= floor) {
+            (self.write[i], self.read[i]) = (0, 0);
+            tables.free_bytes.push(entry);
+        }
+    }
+}
+
+/// How lanes and words of a run relate.
+#[derive(Clone, Copy)]
+pub(super) enum Grain {
+    /// So many words for each lane.
+    Words(usize),
+    /// So many lanes, two or four, for each word.
+    Lanes(usize),
+}
+
 #[inline(always)]
 fn below(marks: &[Mark], floor: u32) -> bool {
     // Table entries have the top bit set and are never below.
     marks.iter().fold(0, |newest, &mark| newest.max(mark)) >> STEP_AT <= u64::from(floor)
-}
-
-#[inline(always)]
-fn stamp(marks: &mut [Mark], per_lane: usize, mark: Mark) {
-    for (lane, marks) in marks.chunks_exact_mut(per_lane).enumerate() {
-        marks.fill(mark + ((lane as u64) << LANE_AT));
-    }
 }
 
 impl Tables {
@@ -253,7 +278,7 @@ impl Tables {
 
     /// An entry for four bytes that share what a whole word had.
     fn split(&mut self, (w, r): (Mark, Mark)) -> u32 {
-        let mut pairs = [(w, r); 4];
+        let mut pairs = [0, 1, 2, 3].map(|byte| (share(w, byte), share(r, byte)));
         if r & TABLE != 0 {
             // Each byte gets readers of its own.
             for pair in pairs.iter_mut().skip(1) {
@@ -273,6 +298,19 @@ impl Tables {
             }
         }
     }
+}
+
+/// The part of a mark that is one byte's.
+fn share(mark: Mark, byte: u64) -> Mark {
+    if mark & TABLE != 0 {
+        return mark;
+    }
+    let lane = match mark >> SHARE_AT & 3 {
+        0 => 0,
+        1 => byte / 2,
+        _ => byte,
+    };
+    (mark & !SHARES) + (lane << LANE_AT)
 }
 
 /// Two unordered reads of one warp in one mark. A read that is not strong stays so: a strong write still races with it.

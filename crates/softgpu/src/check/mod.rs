@@ -2,9 +2,11 @@
 
 mod cells;
 mod clocks;
+mod once;
 pub(crate) mod race;
 mod report;
 
+pub(crate) use once::{WriteOnce, finish, store as watch_store};
 pub use race::Order;
 pub use report::{Detector, Finding};
 pub(crate) use report::{lanes, record};

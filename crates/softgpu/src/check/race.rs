@@ -1,6 +1,6 @@
 //! Races between the threads of one CTA, on shared memory and on device memory.
 
-use super::cells::{Cells, Clash, Tables, Who};
+use super::cells::{Cells, Clash, Grain, Tables, Who};
 use super::clocks::Clocks;
 use super::{Detector, Finding};
 use crate::exec::{Env, Warp};
@@ -83,18 +83,16 @@ impl Order {
         self.shared.touch(&self.clocks, &mut self.tables, at as usize / 4, bytes, &who, write)
     }
 
-    /// An access of shared memory by all lanes, each `per_lane` words, one after the other. False, with nothing done,
-    /// when lanes have to be looked at one by one.
+    /// An access of shared memory by all lanes, `T` bytes each, one after the other. False, with nothing done, when
+    /// lanes have to be looked at one by one.
     #[inline(always)]
-    pub(crate) fn run_shared(&mut self, by: By, at: u32, per_lane: usize, write: bool) -> bool {
+    pub(crate) fn run_shared<const T: usize>(&mut self, by: By, at: u32, write: bool) -> bool {
+        if !at.is_multiple_of(4) {
+            return false;
+        }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
         let floor = self.clocks.floor(by.warp);
-        let first = at as usize / 4;
-        if write {
-            self.shared.write_run(first, 32, per_lane, floor, &who)
-        } else {
-            self.shared.read_run(first, 32, per_lane, floor, &who)
-        }
+        self.shared.run(at as usize / 4, 8 * T, grain::<T>(), floor, &who, write)
     }
 
     /// Makes marks for so many words of shared memory.
@@ -113,28 +111,26 @@ impl Order {
         self.pages[page].touch(&self.clocks, &mut self.tables, i, bytes, &who, write)
     }
 
-    /// An access of device memory by all lanes, each `per_lane` words, one after the other.
+    /// An access of device memory by all lanes, `T` bytes each, one after the other.
     #[inline(always)]
-    pub(crate) fn run_global(&mut self, by: By, address: u64, per_lane: usize, write: bool) -> bool {
+    pub(crate) fn run_global<const T: usize>(&mut self, by: By, address: u64, write: bool) -> bool {
+        if !address.is_multiple_of(4) {
+            return false;
+        }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
         let floor = self.clocks.floor(by.warp);
-        let (mut lane, step) = (0, 4 * per_lane as u64);
-        while lane < 32 {
+        let (mut at, end) = (address, address + 32 * T as u64);
+        while at < end {
             // Elements are aligned, so none straddles two pages.
-            let at = address + lane * step;
-            let lanes = ((PAGE - at % PAGE) / step).min(32 - lane);
+            let bytes = (PAGE - at % PAGE).min(end - at);
             let page = self.page(at / PAGE);
-            let (first, who) = ((at % PAGE / 4) as usize, who.later_lane(lane));
-            let clean = if write {
-                self.pages[page].write_run(first, lanes as usize, per_lane, floor, &who)
-            } else {
-                self.pages[page].read_run(first, lanes as usize, per_lane, floor, &who)
-            };
-            // Marks set so far are the lanes' own, which looking at them one by one sets again.
-            if !clean {
+            let (first, words) = ((at % PAGE / 4) as usize, (bytes / 4) as usize);
+            let who = who.later_lane((at - address) / T as u64);
+            if !self.pages[page].run(first, words, grain::<T>(), floor, &who, write) {
+                // Marks set so far are the lanes' own, which looking at them one by one sets again.
                 return false;
             }
-            lane += lanes;
+            at += bytes;
         }
         true
     }
@@ -159,6 +155,12 @@ impl Order {
         self.used += 1;
         self.used - 1
     }
+}
+
+/// How lanes of `T` bytes each share words.
+#[inline(always)]
+fn grain<const T: usize>() -> Grain {
+    if T >= 4 { Grain::Words(T / 4) } else { Grain::Lanes(4 / T) }
 }
 
 /// Who accesses memory, and how.

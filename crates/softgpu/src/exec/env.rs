@@ -26,6 +26,8 @@ pub struct Env<'l> {
     pub order: check::Order,
     /// Counts by instruction.
     pub tally: Tally,
+    /// Outputs that must be written exactly once.
+    pub(crate) watch: Option<check::WriteOnce>,
     /// What ends the launch; the first one stays.
     pub fault: Option<Fault>,
     /// What the checks found so far.
@@ -46,6 +48,7 @@ impl<'l> Env<'l> {
             shared: Shared::default(),
             order: check::Order::default(),
             tally: Tally::new(launch.kernel.insts.len()),
+            watch: check::WriteOnce::new(&launch.settings.watch),
             fault: None,
             findings: Vec::new(),
             clock: 0,

@@ -8,7 +8,7 @@ use super::shared::{bytes, two_lanes};
 use super::warp::LANES;
 use super::{Env, Warp};
 use crate::check::race::{self, By, Race};
-use crate::check::{Detector, Finding, lanes};
+use crate::check::{Detector, Finding, lanes, watch_store};
 use crate::ir::Inst;
 use crate::launch::{Launch, code};
 use crate::mem::block::Block;
@@ -109,7 +109,7 @@ fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, in
     }
     let strong = inst.c & flags::STRONG != 0;
     let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
-    if !strong && access.consecutive && T >= 4 && env.order.run_global(by, access.min, W, false) {
+    if !strong && access.consecutive && env.order.run_global::<T>(by, access.min, false) {
         return;
     }
     let mask = if access.min == access.max { two_lanes(access.mask) } else { access.mask };
@@ -219,12 +219,15 @@ pub(super) fn store<const T: usize, const W: usize>(
     access: &Access,
     raw: &Raw<W>,
 ) {
+    if env.watch.is_some() {
+        watch_store::<T>(warp, env, access);
+    }
     if access.bits & (T as u64 - 1) == 0
         && let Some(allocation) = whole::<T>(env, access)
         && let Some(block) = allocation.dense()
     {
         env.tally.global_store::<T>(env.pc, access);
-        if !write_marks::<W>(warp, env, inst, access, T >= 4) {
+        if !write_marks::<T>(warp, env, inst, access) {
             return store_lanes::<T, W>(warp, env, inst, access, raw);
         }
         put::<T, W>(block, allocation.base(), access, raw);
@@ -239,14 +242,14 @@ pub(super) fn store<const T: usize, const W: usize>(
 
 /// Whether the store needs no look at single lanes for races; the marks are set then.
 #[inline(always)]
-fn write_marks<const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, words: bool) -> bool {
+fn write_marks<const T: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access) -> bool {
     if !env.launch.settings.checks.race {
         return true;
     }
-    if inst.c & flags::STRONG != 0 || !access.consecutive || !words {
+    if inst.c & flags::STRONG != 0 || !access.consecutive {
         return false;
     }
-    env.order.run_global(By { warp: warp.index, lane: 0, pc: env.pc, strong: false }, access.min, W, true)
+    env.order.run_global::<T>(By { warp: warp.index, lane: 0, pc: env.pc, strong: false }, access.min, true)
 }
 
 /// Stores into a block that holds the whole access.

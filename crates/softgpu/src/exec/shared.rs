@@ -104,7 +104,7 @@ fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, in
     env.order.cover_shared(env.shared.len_words());
     let strong = inst.c & flags::STRONG != 0;
     let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
-    if access.consecutive && mask == u32::MAX && T >= 4 && env.order.run_shared(by, access.min as u32, W, false) {
+    if !strong && access.consecutive && mask == u32::MAX && env.order.run_shared::<T>(by, access.min as u32, false) {
         return;
     }
     // Of lanes that read one and the same word, two stand for all.
@@ -189,8 +189,8 @@ pub(super) fn store<const T: usize, const W: usize>(
             }
         }
         let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
-        let run = access.consecutive && mask == u32::MAX && T >= 4;
-        race = !(run && env.order.run_shared(by, access.min as u32, W, true));
+        let run = access.consecutive && mask == u32::MAX;
+        race = !(run && env.order.run_shared::<T>(by, access.min as u32, true));
     }
     for i in lanes_of(mask) {
         let at = access.address[i] as u32;

@@ -27,6 +27,13 @@ pub struct Cta {
     barriers: Barriers,
 }
 
+/// What a CTA that has ended hands on to the next one: made once, not once per CTA.
+pub struct Body {
+    warps: Vec<Running>,
+    shared: Shared,
+    order: Order,
+}
+
 /// How a CTA's slice ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slice {
@@ -38,8 +45,19 @@ pub enum Slice {
     Fault,
 }
 
-/// Warps for a launch, constants filled in: CTAs that have ended hand theirs on.
-pub fn new_warps(launch: &Launch) -> Vec<Running> {
+impl Body {
+    /// For a CTA of a launch.
+    pub fn new(launch: &Launch) -> Body {
+        Body {
+            warps: new_warps(launch),
+            shared: Shared::new(&launch.kernel.shared, launch.dynamic_shared, launch.settings.poison()),
+            order: Order::default(),
+        }
+    }
+}
+
+/// Warps for a launch, constants filled in.
+fn new_warps(launch: &Launch) -> Vec<Running> {
     let kernel = &*launch.kernel;
     let threads: u32 = launch.block.iter().product();
     (0..threads.div_ceil(LANES as u32))
@@ -55,8 +73,11 @@ pub fn new_warps(launch: &Launch) -> Vec<Running> {
 }
 
 impl Cta {
-    pub fn new(launch: &Launch, coordinates: [u32; 3], index: u64, mut warps: Vec<Running>) -> Cta {
+    pub fn new(launch: &Launch, coordinates: [u32; 3], index: u64, body: Body) -> Cta {
         let kernel = &*launch.kernel;
+        let Body { mut warps, mut shared, mut order } = body;
+        shared.reset();
+        order.restart(warps.len() as u32);
         let poison = launch.settings.poison();
         for running in &mut warps {
             running.warp.reset(kernel.first_register, poison);
@@ -66,11 +87,16 @@ impl Cta {
         Cta {
             coordinates,
             index,
-            shared: Shared::new(&kernel.shared, launch.dynamic_shared, poison),
-            order: Order::new(warps.len() as u32),
+            shared,
+            order,
             barriers: Barriers::new(warps.iter().map(|r| r.warp.lanes).collect()),
             warps,
         }
+    }
+
+    /// What the next CTA can use.
+    pub fn into_body(self) -> Body {
+        Body { warps: self.warps, shared: self.shared, order: self.order }
     }
 
     /// Runs until `env.clock` reaches `until`.

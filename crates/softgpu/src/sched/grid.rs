@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::cta::{Cta, Slice, coordinates, new_warps};
+use super::cta::{Body, Cta, Slice, coordinates};
 use super::random::{Order, Random};
-use super::split::Running;
+use crate::check;
 use crate::count::Counters;
 use crate::exec::Env;
 use crate::ir::{Kernel, Source};
@@ -23,6 +23,9 @@ pub fn run(launch: &Launch) -> Outcome {
     }
     let mut env = Env::new(launch);
     ctas(launch, &mut env);
+    if env.fault.is_none() {
+        check::finish(&mut env);
+    }
     let counters = Counters::fold(&env.tally, kernel);
     let mut fault = env.fault;
     if let (None, true, Some(finding)) = (&fault, launch.settings.findings_fail, env.findings.first()) {
@@ -82,7 +85,7 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
     let count = chosen.map_or(total, |c| c.len() as u64);
     let (most, mut next) = (residents(launch), 0);
     let mut resident: VecDeque<Cta> = VecDeque::new();
-    let mut spare: Vec<Vec<Running>> = Vec::new();
+    let mut spare: Vec<Body> = Vec::new();
     // CTAs at the front that had their slice since the last one started or ended.
     let mut waited = 0;
     loop {
@@ -92,8 +95,8 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
             if index >= total {
                 continue;
             }
-            let warps = spare.pop().unwrap_or_else(|| new_warps(launch));
-            resident.push_front(Cta::new(launch, coordinates(index, launch.grid), index, warps));
+            let body = spare.pop().unwrap_or_else(|| Body::new(launch));
+            resident.push_front(Cta::new(launch, coordinates(index, launch.grid), index, body));
             waited = 0;
         }
         let Some(mut cta) = resident.pop_front() else { return };
@@ -101,7 +104,7 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
         match cta.run(env, random.as_mut(), until) {
             Slice::Fault => return,
             Slice::Done => {
-                spare.push(cta.warps);
+                spare.push(cta.into_body());
                 waited = resident.len();
             }
             Slice::Over if env.clock >= settings.step_limit => return overtime(&cta, env),
