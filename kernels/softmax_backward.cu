@@ -10,40 +10,11 @@
 // sums carry their rounding errors (Pair), and exp(log y) its low part. Entries that the forward operation hid (y = 0, log y
 // = -inf) take no part: their dy is replaced before it is used, and their dx is 0.
 #include "common/entry.cuh"
-#include "common/gradient.cuh"
-#include "common/index.cuh"
-#include "common/reduce.cuh"
-#include "common/row.cuh"
+#include "common/softmax_row.cuh"
 
 /// Blocks that a multiprocessor must be able to hold: 80 registers a thread for rows of one warp, 64 for longer ones.
 template <int kLanes>
 constexpr int kBlocks = kLanes < 128 ? 6 : 1024 / kLanes;
-
-/// The lane's part of the row's sum. Contains no barrier.
-template <class T, bool kLog, class Piece>
-DEVICE Pair sum_of_terms(const Gradient<T, kLog>& gradient, const Piece& y, const Piece& dy, uint32_t length) {
-  Pair of_vector[Piece::kVectorCount];
-#pragma unroll
-  for (int v = 0; v < Piece::kVectorCount; ++v) {
-    of_vector[v] = {0.0f, 0.0f};
-    if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
-#pragma unroll
-    for (int i = v * T::kPerVector; i < (v + 1) * T::kPerVector; ++i) gradient.add_term(of_vector[v], y.at(i), dy.at(i));
-  }
-  return tree_of<Piece::kVectorCount>(of_vector, Sum());
-}
-
-/// Puts the gradients in the place of dy. All lanes of the warp must call.
-template <class T, bool kLog, class Piece>
-DEVICE void replace_by_gradients(const Gradient<T, kLog>& gradient, const Piece& y, Piece& dy, Pair sum, uint32_t length) {
-#pragma unroll
-  for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
-    if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;
-    const int next = i + T::kPerWord - 1;
-    dy.words[i / T::kPerWord] =
-        T::pack(gradient.of_logit(y.at(i), dy.at(i), sum), gradient.of_logit(y.at(next), dy.at(next), sum));
-  }
-}
 
 template <class T, int kLanes, int kVectors, int kRows>
 DEVICE void softmax_backward(const SoftmaxBackwardParams& p) {
@@ -67,8 +38,8 @@ DEVICE void softmax_backward(const SoftmaxBackwardParams& p) {
       y[row].fill(hidden_word<T>(p.kind));
       dy[row].fill(0);
       if (position + row >= p.positions.count) continue;
-      load(y[row], p.result, p.result_units, p, position + row, length, lane);
-      load(dy[row], p.upstream, p.upstream_units, p, position + row, length, lane);
+      load(y[row], p.result, p.result_units, p, position + row, 0, length, lane);
+      load(dy[row], p.upstream, p.upstream_units, p, position + row, 0, length, lane);
     }
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {

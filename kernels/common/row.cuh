@@ -70,12 +70,20 @@ struct RowPiece {
     store_units<1>(row, length, lane);
   }
 
+  /// Makes the compiler take `lane` for a new value. Otherwise it computes the addresses of all elements once, outside of the
+  /// loop over rows or chunks, and spills them.
+  static DEVICE uint32_t opaque(uint32_t lane) {
+    asm volatile("" : "+r"(lane));
+    return lane;
+  }
+
   DEVICE void set_half(int i, uint32_t half) {
     words[i / 2] = i % 2 == 0 ? (words[i / 2] & 0xffff0000u) | half : (words[i / 2] & 0x0000ffffu) | (half << 16);
   }
 
   template <int kUnit>
   DEVICE void load_units(const void* row, uint32_t length, uint32_t lane) {
+    lane = opaque(lane);
     constexpr int kBytes = kUnit * T::kBytes;
 #pragma unroll
     for (int s = 0; s < kElements / kUnit; ++s) {
@@ -99,6 +107,7 @@ struct RowPiece {
 
   template <int kUnit>
   DEVICE void store_units(void* row, uint32_t length, uint32_t lane) const {
+    lane = opaque(lane);
     constexpr int kBytes = kUnit * T::kBytes;
 #pragma unroll
     for (int s = 0; s < kElements / kUnit; ++s) {
@@ -120,6 +129,7 @@ struct RowPiece {
   }
 
   DEVICE void load_elements(const void* row, uint64_t stride, uint32_t length, uint32_t lane, uint32_t unit_log2) {
+    lane = opaque(lane);
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       if (i % T::kPerVector == 0 && ends_before(i, length)) break;
@@ -135,6 +145,7 @@ struct RowPiece {
   }
 
   DEVICE void store_elements(void* row, uint32_t length, uint32_t lane, uint32_t unit_log2) const {
+    lane = opaque(lane);
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       if (i % T::kPerVector == 0 && ends_before(i, length)) break;
@@ -153,6 +164,7 @@ struct RowPiece {
   /// `units`: units of the mask are aligned and contiguous, and each fills a vector of the row.
   DEVICE void hide(const uint8_t* mask, uint64_t stride, uint32_t length, uint32_t lane, uint32_t unit_log2, bool units,
                    bool mask_hides) {
+    lane = opaque(lane);
     if (units) {
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
@@ -189,11 +201,12 @@ struct RowPiece {
   }
 };
 
-/// Loads the lane's piece of the row of `operand` at `position`; what lies outside the row keeps its bits.
+/// Loads the lane's piece of the elements `first` to `first + length` of the row of `operand` at `position`; the rest of the
+/// piece keeps its bits.
 template <class Piece, class Params>
-DEVICE void load(Piece& piece, const Operand& operand, uint32_t units, const Params& p, uint64_t position, uint32_t length,
-                 uint32_t lane) {
-  const uint64_t offset = position_offset(p.positions, operand.strides, position);
+DEVICE void load(Piece& piece, const Operand& operand, uint32_t units, const Params& p, uint64_t position, uint64_t first,
+                 uint32_t length, uint32_t lane) {
+  const uint64_t offset = position_offset(p.positions, operand.strides, position) + first * operand.stride;
   piece.load(static_cast<const char*>(operand.data) + offset * Piece::kElementBytes, operand.stride, length, lane, p.unit_log2,
              units != 0);
 }

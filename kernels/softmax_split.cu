@@ -1,0 +1,194 @@
+// The softmax family and its gradients for rows that are too long for the registers of one block.
+//
+// A row is cut into slices, and a slice into chunks that fit in registers; one block works on a slice. The first kernel leaves
+// the state (the sum) of every slice in a workspace. Every block of the second kernel merges the states of its row, in the
+// order of the slices, reads its slice again and writes the results. The cut depends on the length and the type alone, so
+// the bits of a row do not depend on how many rows there are.
+#include "common/entry.cuh"
+#include "common/softmax_row.cuh"
+
+constexpr int kSplitLanes = 512;
+constexpr int kSplitVectors = 4;
+
+template <class T>
+using Chunk = RowPiece<T, kSplitLanes, kSplitVectors>;
+
+/// Elements of one chunk.
+template <class T>
+constexpr uint64_t kChunkLength = uint64_t{kSplitLanes} * Chunk<T>::kElements;
+
+/// Which part of which row a block works on.
+struct Slice {
+  uint64_t position;
+  uint32_t index;
+
+  DEVICE Slice(uint64_t block, uint32_t slices) : position(block / slices), index(static_cast<uint32_t>(block % slices)) {}
+};
+
+/// Calls body(first element, length) for every chunk of a slice.
+template <class T, class Params, class F>
+DEVICE void for_each_chunk(const Params& p, const Slice& slice, F body) {
+  const uint64_t begin = slice.index * p.chunks_per_slice * kChunkLength<T>;
+  const uint64_t slice_end = begin + p.chunks_per_slice * kChunkLength<T>;
+  const uint64_t end = slice_end < p.length ? slice_end : p.length;
+#pragma unroll 1
+  for (uint64_t first = begin; first < end; first += kChunkLength<T>) {
+    const uint64_t rest = end - first;
+    body(first, static_cast<uint32_t>(rest < kChunkLength<T> ? rest : kChunkLength<T>));
+  }
+}
+
+template <class T>
+DEVICE void forward_states(const SoftmaxForwardParams& p) {
+  __shared__ MergeSlots<float, kSplitLanes> for_even_max, for_odd_max;
+  __shared__ MergeSlots<WeightSum, kSplitLanes> for_sum;
+  const uint64_t blocks = p.positions.count * p.slices;
+
+  // A chunk has one barrier, so the slots for the maximum take turns over all chunks of all slices.
+  bool odd = false;
+  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Slice slice(block, p.slices);
+    float max = -INFINITY;
+    Pair below = {0.0f, 0.0f};
+    float ties = 0.0f;
+    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+      Chunk<T> x;
+      load_logits(x, p, slice.position, first, length, threadIdx.x);
+      const float of_chunk = row_reduce<kSplitLanes>(largest<T>(x.words), Larger(), odd ? for_odd_max : for_even_max);
+      odd = !odd;
+      const float before = max;
+      max = fmaxf(max, of_chunk);
+      const Scores<T> scores(p.temperature, max);
+      if (max != before) {
+        // What was a weight of 1 is now one of the weights below.
+        const float shrink = scores.weight(before);
+        below = {__fmaf_rn(ties, shrink, below.high * shrink), below.low * shrink};
+        ties = 0.0f;
+      }
+      const WeightSum sum = sum_of_weights(x, scores, length, false);
+      accumulate(below, sum.below);
+      ties += sum.ties;
+    });
+    const WeightSum sum = row_reduce<kSplitLanes>(WeightSum{below.high + below.low, ties}, Sum(), for_sum);
+    if (threadIdx.x == 0) static_cast<SoftmaxState*>(p.states)[block] = SoftmaxState::of(max, sum);
+  }
+}
+
+/// The state of the row at `position`. All threads of the block must call; every thread gets it. Contains two barriers.
+template <class T>
+DEVICE SoftmaxState merged_state(const SoftmaxForwardParams& p, uint64_t position, MergeSlots<float, kSplitLanes>& for_max,
+                                 MergeSlots<WeightSum, kSplitLanes>& for_sum) {
+  SoftmaxState of_slice = {-INFINITY, 0.0f};
+  if (threadIdx.x < p.slices) of_slice = static_cast<const SoftmaxState*>(p.states)[position * p.slices + threadIdx.x];
+  const float max = row_reduce<kSplitLanes>(of_slice.max, Larger(), for_max);
+  // The slice's own maximum weighs `weight`, the others of the slice so much less.
+  const float weight = Scores<T>(p.temperature, max).weight(of_slice.max);
+  const bool tie = weight == 1.0f;
+  const WeightSum sum = {__fmaf_rn(of_slice.others, weight, tie ? 0.0f : weight), tie ? 1.0f : 0.0f};
+  return SoftmaxState::of(max, row_reduce<kSplitLanes>(sum, Sum(), for_sum));
+}
+
+template <class T>
+DEVICE void forward_results(const SoftmaxForwardParams& p) {
+  __shared__ MergeSlots<float, kSplitLanes> for_max;
+  __shared__ MergeSlots<WeightSum, kSplitLanes> for_sum;
+  // An lse is written once per row, everything else slice by slice.
+  const uint32_t slices = p.kind == SOFTMAX_LSE ? 1 : p.slices;
+  const uint64_t blocks = p.positions.count * slices;
+
+  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Slice slice(block, slices);
+    const SoftmaxState state = merged_state<T>(p, slice.position, for_max, for_sum);
+    if (p.kind == SOFTMAX_LSE) {
+      if (threadIdx.x == 0) static_cast<float*>(p.output)[slice.position] = Scores<T>::lse(p.temperature, state);
+      continue;
+    }
+    const Scores<T> scores(p.temperature, state.max);
+    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+      Chunk<T> x;
+      load_logits(x, p, slice.position, first, length, threadIdx.x);
+      finish_row<T, false>(x, p, scores, state, slice.position, length);
+      x.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x, p.unit_log2,
+              p.output_units != 0);
+    });
+  }
+}
+
+template <class T>
+DEVICE void load_both(Chunk<T>& y, Chunk<T>& dy, const SoftmaxBackwardParams& p, uint64_t position, uint64_t first,
+                      uint32_t length) {
+  y.fill(hidden_word<T>(p.kind));
+  dy.fill(0);
+  load(y, p.result, p.result_units, p, position, first, length, threadIdx.x);
+  load(dy, p.upstream, p.upstream_units, p, position, first, length, threadIdx.x);
+}
+
+template <class T, bool kLog>
+DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSplitLanes>& for_even_sum,
+                          MergeSlots<Pair, kSplitLanes>& for_odd_sum) {
+  const Gradient<T, kLog> gradient(p);
+  const uint64_t blocks = p.positions.count * p.slices;
+  bool odd = false;
+  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Slice slice(block, p.slices);
+    Pair sum = {0.0f, 0.0f};
+    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+      Chunk<T> y, dy;
+      load_both(y, dy, p, slice.position, first, length);
+      sum = add(sum, sum_of_terms(gradient, y, dy, length));
+    });
+    sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
+    odd = !odd;
+    if (threadIdx.x == 0) static_cast<Pair*>(p.sums)[block] = sum;
+  }
+}
+
+template <class T, bool kLog>
+DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSplitLanes>& for_even_sum,
+                             MergeSlots<Pair, kSplitLanes>& for_odd_sum) {
+  const Gradient<T, kLog> gradient(p);
+  const uint64_t blocks = p.positions.count * p.slices;
+  bool odd = false;
+  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Slice slice(block, p.slices);
+    Pair of_slice = {0.0f, 0.0f};
+    if (threadIdx.x < p.slices) of_slice = static_cast<const Pair*>(p.sums)[slice.position * p.slices + threadIdx.x];
+    const Pair sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
+    odd = !odd;
+    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+      Chunk<T> y, dy;
+      load_both(y, dy, p, slice.position, first, length);
+      replace_by_gradients(gradient, y, dy, sum, length);
+      dy.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x, p.unit_log2,
+               p.output_units != 0);
+    });
+  }
+}
+
+#define SPLIT_KERNEL __global__ void __launch_bounds__(kSplitLanes, 2)
+
+#define SOFTMAX_SPLIT(name, T, ...)                                                                                         \
+  extern "C" SPLIT_KERNEL softmax_forward_##name##_states(const __grid_constant__ SoftmaxForwardParams p) {                 \
+    forward_states<T>(p);                                                                                                   \
+  }                                                                                                                         \
+  extern "C" SPLIT_KERNEL softmax_forward_##name##_results(const __grid_constant__ SoftmaxForwardParams p) {                \
+    forward_results<T>(p);                                                                                                  \
+  }                                                                                                                         \
+  extern "C" SPLIT_KERNEL softmax_backward_##name##_sums(const __grid_constant__ SoftmaxBackwardParams p) {                 \
+    __shared__ MergeSlots<Pair, kSplitLanes> even, odd;                                                                     \
+    if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
+      backward_sums<T, true>(p, even, odd);                                                                                 \
+    } else {                                                                                                                \
+      backward_sums<T, false>(p, even, odd);                                                                                \
+    }                                                                                                                       \
+  }                                                                                                                         \
+  extern "C" SPLIT_KERNEL softmax_backward_##name##_results(const __grid_constant__ SoftmaxBackwardParams p) {              \
+    __shared__ MergeSlots<Pair, kSplitLanes> even, odd;                                                                     \
+    if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
+      backward_results<T, true>(p, even, odd);                                                                              \
+    } else {                                                                                                                \
+      backward_results<T, false>(p, even, odd);                                                                             \
+    }                                                                                                                       \
+  }
+
+FOR_EACH_DTYPE(SOFTMAX_SPLIT, )
