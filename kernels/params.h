@@ -45,7 +45,7 @@ typedef struct {
   float natural_low;
 } Temperature;
 
-/// What the forward kernels write. `SOFTMAX_GRADIENT` is the gradient of logsumexp: softmax times the upstream gradient / tau.
+/// What the forward kernels write. `SOFTMAX_LSE_GRADIENT` is the gradient of logsumexp: softmax times the upstream gradient / tau.
 enum {
   SOFTMAX_PROBABILITIES = 0,
   SOFTMAX_LOG_PROBABILITIES = 1,
@@ -66,7 +66,7 @@ typedef struct {
   void *output;
   /// Split rows only: one state per position and slice, written by the first kernel and read by the second.
   void *states;
-  /// Elements per row, at least 1.
+  /// Elements per row; 0 only for SOFTMAX_LSE.
   uint64_t length;
   /// Positions that follow each other in memory between two elements of a row of the output; 1 if the reduced dim is the last.
   uint64_t inner;

@@ -8,14 +8,17 @@
 #include "common/softmax_row.cuh"
 
 constexpr int kSplitLanes = 512;
-constexpr int kSplitVectors = 4;
 
+/// A block's part of a row at a time. Backward holds two of them, and so half as much in each.
 template <class T>
-using Chunk = RowPiece<T, kSplitLanes, kSplitVectors>;
+using Chunk = RowPiece<T, kSplitLanes, 4>;
+template <class T>
+using GradientChunk = RowPiece<T, kSplitLanes, 2>;
 
-/// Elements of one chunk.
+/// What a block holds while it writes gradients: element by element, so any part of the row will do, and this one leaves
+/// registers for the exponential.
 template <class T>
-constexpr uint64_t kChunkLength = uint64_t{kSplitLanes} * Chunk<T>::kElements;
+using GradientPart = RowPiece<T, kSplitLanes, 1>;
 
 /// Which part of which row a block works on.
 struct Slice {
@@ -25,16 +28,18 @@ struct Slice {
   DEVICE Slice(uint64_t block, uint32_t slices) : position(block / slices), index(static_cast<uint32_t>(block % slices)) {}
 };
 
-/// Calls body(first element, length) for every chunk of a slice.
-template <class T, class Params, class F>
-DEVICE void for_each_chunk(const Params& p, const Slice& slice, F body) {
-  const uint64_t begin = slice.index * p.chunks_per_slice * kChunkLength<T>;
-  const uint64_t slice_end = begin + p.chunks_per_slice * kChunkLength<T>;
+/// Calls body(first element, length) for every part of a slice that fits a `Part`. Slices are cut in chunks of `Chunk`.
+template <class Chunk, class Part = Chunk, class Params, class F>
+DEVICE void for_each_part(const Params& p, const Slice& slice, F body) {
+  constexpr uint64_t kLength = uint64_t{kSplitLanes} * Part::kElements;
+  const uint64_t slice_length = p.chunks_per_slice * (uint64_t{kSplitLanes} * Chunk::kElements);
+  const uint64_t begin = slice.index * slice_length;
+  const uint64_t slice_end = begin + slice_length;
   const uint64_t end = slice_end < p.length ? slice_end : p.length;
 #pragma unroll 1
-  for (uint64_t first = begin; first < end; first += kChunkLength<T>) {
+  for (uint64_t first = begin; first < end; first += kLength) {
     const uint64_t rest = end - first;
-    body(first, static_cast<uint32_t>(rest < kChunkLength<T> ? rest : kChunkLength<T>));
+    body(first, static_cast<uint32_t>(rest < kLength ? rest : kLength));
   }
 }
 
@@ -51,7 +56,7 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
     float max = -INFINITY;
     Pair below = {0.0f, 0.0f};
     float ties = 0.0f;
-    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+    for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       Chunk<T> x;
       load_logits(x, p, slice.position, first, length, threadIdx.x);
       const float of_chunk = row_reduce<kSplitLanes>(largest<T>(x.words), Larger(), odd ? for_odd_max : for_even_max);
@@ -104,7 +109,7 @@ DEVICE void forward_results(const SoftmaxForwardParams& p) {
       continue;
     }
     const Scores<T> scores(p.temperature, state.max);
-    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
+    for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       Chunk<T> x;
       load_logits(x, p, slice.position, first, length, threadIdx.x);
       finish_row<T, false>(x, p, scores, state, slice.position, length);
@@ -114,8 +119,8 @@ DEVICE void forward_results(const SoftmaxForwardParams& p) {
   }
 }
 
-template <class T>
-DEVICE void load_both(Chunk<T>& y, Chunk<T>& dy, const SoftmaxBackwardParams& p, uint64_t position, uint64_t first,
+template <class T, class Piece>
+DEVICE void load_both(Piece& y, Piece& dy, const SoftmaxBackwardParams& p, uint64_t position, uint64_t first,
                       uint32_t length) {
   y.fill(hidden_word<T>(p.kind));
   dy.fill(0);
@@ -132,9 +137,9 @@ DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSpli
   for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Slice slice(block, p.slices);
     Pair sum = {0.0f, 0.0f};
-    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
-      Chunk<T> y, dy;
-      load_both(y, dy, p, slice.position, first, length);
+    for_each_part<GradientChunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
+      GradientChunk<T> y, dy;
+      load_both<T>(y, dy, p, slice.position, first, length);
       sum = add(sum, sum_of_terms(gradient, y, dy, length));
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
@@ -155,9 +160,9 @@ DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<Pair, kS
     if (threadIdx.x < p.slices) of_slice = static_cast<const Pair*>(p.sums)[slice.position * p.slices + threadIdx.x];
     const Pair sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
     odd = !odd;
-    for_each_chunk<T>(p, slice, [&](uint64_t first, uint32_t length) {
-      Chunk<T> y, dy;
-      load_both(y, dy, p, slice.position, first, length);
+    for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {
+      GradientPart<T> y, dy;
+      load_both<T>(y, dy, p, slice.position, first, length);
       replace_by_gradients(gradient, y, dy, sum, length);
       dy.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x, p.unit_log2,
                p.output_units != 0);

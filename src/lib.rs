@@ -21,5 +21,10 @@ pub use ops::loss::{
     CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets, cross_entropy,
     cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
 };
+pub use ops::softmax::{
+    SoftmaxOptions, log_softmax, log_softmax_backward, log_softmax_backward_into, log_softmax_into, logsumexp,
+    logsumexp_backward, logsumexp_backward_into, logsumexp_into, softmax, softmax_backward, softmax_backward_into,
+    softmax_into, softmin, softmin_backward, softmin_backward_into, softmin_into,
+};
 pub use shape::{Dim, Layout, MAX_RANK, Rows, Runs, Shape};
 pub use tensor::{BoolTensor, LogProbabilities, Lse, Mask, Probabilities, Tensor, View, ViewMut, hide, keep};

@@ -1,13 +1,27 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
-use crate::plan::loss::{self, Piece};
+use crate::plan::{Piece, loss, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
 ///
 /// A test compares [`KernelId::all`] with the compiled images: every name exists there, and nothing there is without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelId {
+    /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
+    SoftmaxForward {
+        /// Of the logits.
+        dtype: DType,
+        /// Which part of the work, and how rows are held.
+        form: SoftmaxForm,
+    },
+    /// Gradients of softmax and log-softmax.
+    SoftmaxBackward {
+        /// Of the results.
+        dtype: DType,
+        /// Which part of the work, and how rows are held.
+        form: SoftmaxForm,
+    },
     /// Loss, lse and saved state of every row.
     CrossEntropyForward {
         /// Of the logits.
@@ -33,6 +47,22 @@ pub enum KernelId {
     LossFinish,
 }
 
+/// The forms of the softmax kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SoftmaxForm {
+    /// A whole row in registers.
+    Rows(Piece),
+    /// Any dim but the last, with 16 bytes of columns per lane, or one column.
+    Columns {
+        /// Whether it is 16 bytes.
+        wide: bool,
+    },
+    /// The first kernel for long rows: one partial result per slice.
+    Partial,
+    /// The second kernel for long rows.
+    Results,
+}
+
 /// The element types that operations compute on.
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -40,7 +70,15 @@ impl KernelId {
     /// The name of the entry point.
     pub fn symbol(self) -> String {
         let held = |Piece { lanes, vectors }: Piece| format!("{lanes}x{vectors}");
+        let softmax = |form, partial: &str| match form {
+            SoftmaxForm::Rows(piece) => held(piece),
+            SoftmaxForm::Columns { wide } => if wide { "wide_columns" } else { "columns" }.to_owned(),
+            SoftmaxForm::Partial => partial.to_owned(),
+            SoftmaxForm::Results => "results".to_owned(),
+        };
         match self {
+            Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
+            Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
@@ -52,6 +90,12 @@ impl KernelId {
     /// The kernel file that defines it, without its extension.
     pub fn image(self) -> &'static str {
         match self {
+            Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
+                (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
+                (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",
+                (SoftmaxForm::Rows(_), Self::SoftmaxForward { .. }) => "softmax_forward",
+                (SoftmaxForm::Rows(_), _) => "softmax_backward",
+            },
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -67,6 +111,17 @@ impl KernelId {
             let backward = loss::BACKWARD.map(|piece| Self::CrossEntropyBackward { dtype, piece });
             forward.into_iter().chain(backward).chain([Self::CrossEntropyBackwardColumns { dtype }])
         });
-        losses.chain([Self::LossCollect, Self::LossFinish])
+        let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
+            let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });
+            let backward = softmax_forms(softmax::BACKWARD).map(move |form| Self::SoftmaxBackward { dtype, form });
+            forward.chain(backward)
+        });
+        softmaxes.chain(losses).chain([Self::LossCollect, Self::LossFinish])
     }
+}
+
+fn softmax_forms(ladder: [softmax::Rung; 6]) -> impl Iterator<Item = SoftmaxForm> {
+    let columns = [true, false].map(|wide| SoftmaxForm::Columns { wide });
+    let rows = ladder.into_iter().map(|rung| SoftmaxForm::Rows(rung.piece));
+    rows.chain(columns).chain([SoftmaxForm::Partial, SoftmaxForm::Results])
 }

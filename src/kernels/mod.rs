@@ -8,8 +8,9 @@ mod launch;
 pub(crate) mod loss;
 mod operand;
 mod registry;
+pub(crate) mod softmax;
 
-pub use id::KernelId;
+pub use id::{KernelId, SoftmaxForm};
 pub(crate) use launch::{LaunchShape, launch};
 
 use crate::device::ErrorRecord;

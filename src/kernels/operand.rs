@@ -53,6 +53,18 @@ impl Walk {
         let used = &self.strides[number][..self.positions.rank as usize];
         address % bytes == 0 && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
     }
+
+    /// Length and stride of the fastest dim.
+    pub(super) fn last_dim(&self, number: usize) -> (u64, u64) {
+        let last = self.positions.rank as usize - 1;
+        (self.positions.sizes[last], self.strides[number][last])
+    }
+
+    /// As [`Walk::aligned`], from every `bytes` bytes of the fastest dim on: its own stride does not matter.
+    pub(super) fn aligned_but_last(&self, number: usize, address: u64, element: usize, bytes: u64) -> bool {
+        let used = &self.strides[number][..self.positions.rank as usize - 1];
+        address % bytes == 0 && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
+    }
 }
 
 /// log2 of the elements that are moved together: the largest power of two that divides the row and fits in 16 bytes.

@@ -1,6 +1,10 @@
 //! Launch plans: pure functions from a shape and the capabilities of a GPU to how a kernel is launched.
 
 pub mod loss;
+mod piece;
+pub mod softmax;
+
+pub use piece::Piece;
 
 /// What a plan may know of a GPU. A plain value, so that plans are tested without a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
