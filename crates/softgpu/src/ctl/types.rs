@@ -80,7 +80,11 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.text)?;
+        // The report of a kernel begins with its detector already.
+        if !self.text.starts_with(&*self.detector.0) {
+            write!(f, "{}: ", self.detector)?;
+        }
+        f.write_str(&self.text)?;
         if let Some(submission) = &self.submission {
             write!(f, "\n  by {submission}")?;
         }

@@ -89,8 +89,12 @@ impl KernelWork {
         };
         // A finding that failed the launch is the reason for the fault, and has been reported.
         if outcome.findings.is_empty() {
+            let text = match &fault.at {
+                Some(at) => format!("{}\n  in {at}\n  seed {}", fault.text, self.settings.seed),
+                None => fault.text.clone(),
+            };
             let (submission, at) = (Some(operation.label.clone()), fault.at.clone());
-            owner.report(Finding { detector: Detector::FAULT, text: fault.text.clone(), at, submission });
+            owner.report(Finding { detector: Detector::FAULT, text, at, submission });
         }
         Err(Code(fault.code))
     }

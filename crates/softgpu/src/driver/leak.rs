@@ -14,7 +14,7 @@ pub fn of_device(state: &State, device: DeviceId) -> Vec<Leak> {
         // Released, though its stream has not got there yet.
         if origin.freeing.is_none() {
             let order = state::space().owner(*base).map_or(0, |info| info.order);
-            let what = format!("{} of {}", state::space().describe(*base), origin.by);
+            let what = format!("{} of {}", state::describe(*base), origin.by);
             add(LeakKind::Memory, order, origin.bytes, &origin.thread, what);
         }
     }

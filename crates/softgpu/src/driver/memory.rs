@@ -54,7 +54,7 @@ pub fn take_ordered(call: &Call, out: &Out<u64>, bytes: usize, pool: Option<u64>
 
 /// The allocation that begins at an address and may be freed by the program. Anything else is a finding.
 fn freeable(call: &Call, state: &State, address: u64) -> Result<Origin> {
-    let described = || state::space().describe(address);
+    let described = || state::describe(address);
     let text = match state.allocations.get(&address) {
         Some(origin) if origin.module => format!("{}: {} is a variable of a module", call.name, described()),
         Some(Origin { freeing: Some(freeing), .. }) => {

@@ -183,7 +183,7 @@ impl State {
         let mut problems = Vec::new();
         for address in work.addresses() {
             let Some((base, origin)) = self.origin(address) else { continue };
-            let described = || state::space().describe(base);
+            let described = || state::describe(base);
             if let Some(freeing) = &origin.freeing {
                 problems
                     .push((Detector::USE_AFTER_FREE, format!("uses {} after {freeing} was submitted", described())));
@@ -218,7 +218,7 @@ impl State {
             }
         }
         for pending in problems {
-            let place = state::space().describe(base);
+            let place = state::describe(base);
             let text = format!("{label} releases {place} while {pending} still uses it");
             self.report(call, Detector::USE_AFTER_FREE, text);
         }

@@ -129,6 +129,11 @@ pub fn space() -> &'static Space {
     &driver().space
 }
 
+/// The allocation that begins at an address, in words.
+pub fn describe(base: u64) -> String {
+    space().owner(base).map_or_else(|| space().describe(base), |info| info.to_string())
+}
+
 /// Takes the state.
 pub fn lock() -> Guard {
     // A panic while it was held is reported by the entry it happened in; the tables are still consistent enough to free.

@@ -1,0 +1,119 @@
+//! What is not implemented stops with its own message, and says where.
+
+mod program;
+
+use cudarc::driver::sys;
+use program::{FILL, load, open};
+use std::ffi::c_void;
+
+/// The error code of loading an image, and why.
+fn load_error(image: &[u8]) -> (u32, String) {
+    let gpu = open();
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the images below are whole: a fatbin of the declared size, an ELF header, or NUL-terminated text.
+    let code = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) };
+    (code as u32, gpu.last_error())
+}
+
+/// The error code of the first launch, and why.
+fn launch_error(text: &str) -> (u32, String) {
+    let gpu = open();
+    let kernel = load(text, "fill").expect("one kernel that cannot run does not fail its module");
+    let (mut out, mut n, mut value) = (0u64, 0u32, 0f32);
+    let arguments: &mut [*mut c_void] = &mut [(&raw mut out).cast(), (&raw mut n).cast(), (&raw mut value).cast()];
+    let error = kernel.launch(1, 32, std::ptr::null_mut(), arguments).unwrap_err();
+    (error.0 as u32, gpu.last_error())
+}
+
+/// The kernel with another line in front of its store, and line information.
+fn with_statement(statement: &str) -> String {
+    let text = FILL.replace("    st.global", &format!("    .loc 1 42 5\n    {statement}\n    st.global"));
+    format!("{text}\n.file 1 \"/home/somebody/kernels/fill.cu\"\n")
+}
+
+#[test]
+fn a_made_up_opcode_is_named_with_its_place() {
+    let (code, why) = launch_error(&with_statement("frobnicate.f32 %f1, %f1;"));
+    assert_eq!(code, 801);
+    assert!(why.contains("fill.cu:42") && why.contains("frobnicate.f32"), "{why}");
+}
+
+#[test]
+fn an_unknown_modifier_is_named_with_its_place() {
+    let (code, why) = launch_error(&with_statement("add.rz.sideways.f32 %f1, %f1, %f1;"));
+    assert_eq!(code, 801);
+    assert!(why.contains("fill.cu:42") && why.contains("sideways"), "{why}");
+}
+
+#[test]
+fn a_kernel_that_cannot_run_does_not_stop_its_neighbours() {
+    let broken = FILL.replace("st.global.f32 [%rd3], %f1", "frobnicate.f32 %f1, %f1").replace("fill", "broken");
+    let body = &broken[broken.find(".visible").unwrap()..];
+    open();
+    let kernel = load(&format!("{FILL}\n{body}"), "fill").unwrap();
+    let (mut out, mut n, mut value) = (0u64, 0u32, 0f32);
+    let arguments: &mut [*mut c_void] = &mut [(&raw mut out).cast(), (&raw mut n).cast(), (&raw mut value).cast()];
+    kernel.launch(1, 32, std::ptr::null_mut(), arguments).unwrap();
+}
+
+/// A fatbin of one entry.
+fn fatbin(kind: u16, flags: u64, payload: &[u8]) -> Vec<u8> {
+    let mut image = 0xBA55_ED50u32.to_le_bytes().to_vec();
+    image.extend_from_slice(&[1, 0, 16, 0]);
+    image.extend_from_slice(&(64 + payload.len() as u64).to_le_bytes());
+    let mut header = [0u8; 64];
+    header[0..2].copy_from_slice(&kind.to_le_bytes());
+    header[4] = 64;
+    header[8..16].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    header[28] = 80;
+    header[40..48].copy_from_slice(&flags.to_le_bytes());
+    image.extend_from_slice(&header);
+    image.extend_from_slice(payload);
+    image
+}
+
+#[test]
+fn a_compressed_fatbin_names_the_option_of_nvcc() {
+    let (code, why) = load_error(&fatbin(1, 0x8011, &[0x28, 0xB5, 0x2F, 0xFD, 1, 2, 3, 4]));
+    assert_eq!(code, 801);
+    assert!(why.contains("--compress-mode=none"), "{why}");
+}
+
+#[test]
+fn a_cubin_alone_is_refused() {
+    for image in [fatbin(2, 0x11, b"\x7fELF\x02\x01\x01A"), b"\x7fELF\x02\x01\x01A\0".to_vec()] {
+        let (code, why) = load_error(&image);
+        assert_eq!(code, 209);
+        assert!(why.contains("cubin only: ship PTX beside it"), "{why}");
+    }
+}
+
+#[test]
+fn other_images_have_other_reasons() {
+    for (image, expected, words) in [
+        (FILL.replace("9.0", "9.9") + "\0", 222, "version 9.9"),
+        (FILL.replace("sm_80", "sm_100") + "\0", 209, "sm_100"),
+        (FILL.replace(".target sm_80", "") + "\0", 218, ".target"),
+        (FILL.replace(".b32 %r<6>", ".b32 %r<") + "\0", 218, "PTX line"),
+        ("\u{1}\u{2}\u{3}\u{4}\0".to_string(), 200, "neither"),
+    ] {
+        let (code, why) = load_error(image.as_bytes());
+        assert_eq!(code, expected, "{why}");
+        assert!(why.contains(words), "{why}");
+    }
+}
+
+#[test]
+fn calls_that_are_not_implemented_say_so() {
+    let gpu = open();
+    // SAFETY: the call looks at nothing.
+    let code = unsafe {
+        sys::cuStreamBeginCapture_v2(std::ptr::null_mut(), sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL)
+    };
+    assert_eq!(code as u32, 801);
+    assert!(gpu.last_error().contains("cuStreamBeginCapture_v2"), "{}", gpu.last_error());
+    let mut table = std::ptr::null();
+    // SAFETY: the pointer may be written, the name is 16 bytes.
+    let code = unsafe { sys::cuGetExportTable(&mut table, &sys::CUuuid { bytes: [0; 16] }) };
+    assert_eq!(code as u32, 500);
+}
