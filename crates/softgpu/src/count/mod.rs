@@ -9,6 +9,7 @@ mod shared;
 use crate::exec::access::Access;
 use crate::ir::{Class, Kernel};
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 /// Counts by instruction while a launch runs.
 #[derive(Default)]
@@ -152,9 +153,9 @@ impl AddAssign for SharedTraffic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// Its place in the source.
-    pub place: String,
+    pub place: Arc<str>,
     /// The PTX statement.
-    pub statement: String,
+    pub statement: Arc<str>,
     /// How often it ran.
     pub issued: Issued,
     /// What it loaded from device memory.
@@ -194,7 +195,7 @@ impl Counters {
     /// Folds the counts of one launch.
     pub fn fold(tally: &Tally, kernel: &Kernel) -> Counters {
         let mut all = Counters { launches: 1, divergent_branches: tally.divergent_branches, ..Counters::default() };
-        for (pc, inst) in kernel.insts.iter().enumerate() {
+        for (pc, (inst, [place, statement])) in kernel.insts.iter().zip(kernel.lines()).enumerate() {
             let (warp, thread) = tally.issued[pc];
             let (issued, moved) = (Issued { warp, thread }, tally.memory[pc]);
             all.warp_instructions += warp;
@@ -204,9 +205,9 @@ impl Counters {
             all.global_stores += moved.stores;
             all.shared += moved.shared;
             all.local_bytes += moved.local_bytes;
-            let at = kernel.describe(pc as u32, [0; 3], 0, 0);
             let Traffic { loads, stores, shared, .. } = moved;
-            all.lines.push(Line { place: at.place, statement: at.statement, issued, loads, stores, shared });
+            let (place, statement) = (place.clone(), statement.clone());
+            all.lines.push(Line { place, statement, issued, loads, stores, shared });
         }
         all
     }

@@ -74,8 +74,8 @@ pub fn of_line(line: &Line) -> Vec<u64> {
 /// Numbers to a line.
 pub fn to_line(words: &[u64], place: String, statement: String) -> Line {
     Line {
-        place,
-        statement,
+        place: place.into(),
+        statement: statement.into(),
         issued: Issued { warp: words[0], thread: words[1] },
         loads: to_global(&words[2..]),
         stores: to_global(&words[6..]),

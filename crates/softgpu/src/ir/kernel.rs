@@ -1,5 +1,7 @@
 //! A lowered kernel: instructions, the slots to fill before a warp starts, and what a launch must provide.
 
+use std::sync::Arc;
+
 use super::text::Text;
 use super::{Control, Inst};
 use crate::launch::Where;
@@ -155,5 +157,10 @@ impl Kernel {
     pub fn describe(&self, pc: u32, cta: [u32; 3], warp: u32, lane: u32) -> Where {
         let (place, statement) = self.text.at(pc);
         Where { kernel: self.name.clone(), place, statement, pc, cta, warp, lane }
+    }
+
+    /// Place and statement of each instruction.
+    pub fn lines(&self) -> &[[Arc<str>; 2]] {
+        self.text.lines(self.insts.len())
     }
 }

@@ -1,6 +1,7 @@
 //! What reports say about an instruction: its place in the source and the statement it came from.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use crate::ptx::{Function, Module};
 
@@ -13,6 +14,8 @@ pub struct Text {
     places: Vec<String>,
     /// Per instruction: its place, and start and end of its text.
     statements: Vec<(u32, u32, u32)>,
+    /// The same put together: every launch needs them for its counters.
+    lines: OnceLock<Vec<[Arc<str>; 2]>>,
 }
 
 impl Text {
@@ -42,5 +45,16 @@ impl Text {
         };
         let words: Vec<&str> = self.body.get(*start as usize..*end as usize).unwrap_or("").split_whitespace().collect();
         (self.places[*place as usize].clone(), words.join(" "))
+    }
+
+    /// The same for all of `count` instructions.
+    pub fn lines(&self, count: usize) -> &[[Arc<str>; 2]] {
+        self.lines.get_or_init(|| {
+            let one = |pc| {
+                let (place, statement) = self.at(pc as u32);
+                [place.into(), statement.into()]
+            };
+            (0..count).map(one).collect()
+        })
     }
 }
