@@ -113,6 +113,26 @@ fn a_guarded_write_keeps_the_other_lanes() {
     assert_eq!(words(body, 20), expected);
 }
 
+/// Registers that nobody wrote hold poison in every CTA, also where an earlier CTA left a value.
+#[test]
+fn undefined_registers_are_poison() {
+    let body = "
+    mov.u32 %r1, %ctaid.x;
+    setp.eq.u32 %p1, %r1, 1;
+    @!%p1 mov.u32 %r2, 5;
+    @!%p1 mov.u64 %rd2, 5;
+    cvt.u32.u64 %r3, %rd2;
+    add.u32 %r2, %r2, %r3;
+    @%p1 st.global.u32 [%rd0], %r2;";
+    for (seed, poison) in [(0, u32::MAX), (1, 0x7f7f_7f7f)] {
+        let mut machine = Machine::seeded(seed);
+        machine.settings.only_ctas = Some([0, 1, 2].into());
+        let out = machine.upload(&[0u32; 32]);
+        assert_eq!(machine.run(&kernel(body), "k", 3, 32, &out.to_le_bytes()).fault, None);
+        assert_eq!(machine.words(out, 32), [poison.wrapping_add(poison); 32]);
+    }
+}
+
 #[test]
 fn indexed_branches() {
     let body = "

@@ -50,11 +50,12 @@ impl Warp {
         warp
     }
 
-    /// Fit for another CTA: registers from `first` on, predicates and local memory hold `poison` again.
-    pub fn reset(&mut self, first: usize, poison: u8) {
+    /// Fit for another CTA: the slots `undefined`, predicates and local memory hold `poison` again. Other registers
+    /// are written before they are read.
+    pub fn reset(&mut self, undefined: &[u16], poison: u8) {
         let word = u32::from_ne_bytes([poison; 4]);
-        if let Some(registers) = self.slots.get_mut(first..) {
-            registers.fill(Slot([word; LANES]));
+        for slot in undefined {
+            *self.r32_mut(*slot) = [word; LANES];
         }
         for pred in self.preds.iter_mut().skip(1) {
             *pred = word;

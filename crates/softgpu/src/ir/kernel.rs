@@ -132,8 +132,8 @@ pub struct Kernel {
     pub pool: Vec<u16>,
     /// Branches, exits and barriers, named by the `x` of their instructions.
     pub controls: Vec<Control>,
-    /// The first slot that operations may write; those before it are filled once (and 0 and 1 take unwanted results).
-    pub first_register: usize,
+    /// Slots of registers that some path reads before it writes them: they start as poison.
+    pub poisoned: Vec<u16>,
     /// Slots and the values they are filled with.
     pub fills: Vec<(u16, Fill)>,
     /// Number of slots.

@@ -3,7 +3,7 @@
 use super::cfg::blocks;
 use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject};
 use super::layout::{Layout, Signature, layout};
-use super::live::{Access, spans};
+use super::live::{Access, Liveness, liveness};
 use super::slots::{Storage, assign, storage};
 use super::text::Text;
 use super::{Inst, Kernel, Unsupported};
@@ -49,7 +49,7 @@ impl Kernel {
         // First pass: which registers are read and written, where control goes, which constants there are.
         let mut accesses = Vec::with_capacity(function.statements.len() + 1);
         let insts = pass(function, &mut lower, |access| accesses.push(access)).map_err(|(s, r)| refuse(s, r))?;
-        let spans = spans(&blocks(&insts, &lower.controls), &accesses, function.regs.len());
+        let Liveness { spans, undefined } = liveness(&blocks(&insts, &lower.controls), &accesses, function.regs.len());
         let assignment = assign(&function.regs, &spans);
 
         // Slots: two that take unwanted results, constants, pairs, singles.
@@ -68,6 +68,16 @@ impl Kernel {
             } as u16;
         }
 
+        let mut poisoned = Vec::new();
+        for reg in undefined {
+            let RegInfo { ty, slot } = lower.regs[reg as usize];
+            match storage(ty) {
+                Storage::Pred => {}
+                Storage::Single => poisoned.push(slot),
+                Storage::Pair => poisoned.extend([slot, slot + 1]),
+            }
+        }
+
         // Second pass: the same decoders, now with slots.
         lower.pool.clear();
         lower.controls.clear();
@@ -84,7 +94,7 @@ impl Kernel {
             pool: lower.pool,
             controls: lower.controls,
             fills,
-            first_register: pairs_from,
+            poisoned,
             slots,
             preds,
             shared,

@@ -80,7 +80,7 @@ impl Cta {
         order.restart(warps.len() as u32);
         let poison = launch.settings.poison();
         for running in &mut warps {
-            running.warp.reset(kernel.first_register, poison);
+            running.warp.reset(&kernel.poisoned, poison);
             fill_cta(&mut running.warp, kernel, coordinates);
             running.start();
         }
