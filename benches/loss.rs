@@ -1,0 +1,76 @@
+//! Cross-entropy: GB/s over element types and numbers of classes, forward and backward.
+
+mod common;
+
+use common::tests::random::Random;
+use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
+use criterion::Criterion;
+use sumexp::{
+    CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Float, Reduction, Result, Tensor, bf16, f16,
+};
+use sumexp::{cross_entropy_backward_into, cross_entropy_into};
+
+/// Numbers of classes: characters, images, the vocabularies of GPT-2, Llama 2 and 3, and Gemma.
+const CLASSES: [usize; 7] = [128, 1000, 8192, 32000, 50257, 128256, 262144];
+
+fn main() {
+    let machine = Machine::open();
+    let mut criterion = criterion();
+    each_size::<f16>(&mut criterion, &machine);
+    each_size::<bf16>(&mut criterion, &machine);
+    each_size::<f32>(&mut criterion, &machine);
+    criterion.final_summary();
+}
+
+fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine) {
+    for classes in CLASSES {
+        cross_entropy_of::<T>(criterion, machine, machine.rows::<T>(classes), classes);
+    }
+}
+
+/// What the forward pass writes beside the losses.
+struct Beside {
+    lse: Tensor<f32>,
+    count: Tensor<i64>,
+    saved: Tensor<f32>,
+}
+
+impl Beside {
+    fn on(device: &Device, rows: usize) -> Result<Beside> {
+        let saved = Tensor::zeros(device, &[CrossEntropySaved::elements(rows)])?;
+        Ok(Beside { lse: Tensor::zeros(device, &[rows])?, count: Tensor::zeros(device, &[])?, saved })
+    }
+}
+
+fn cross_entropy_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, rows: usize, classes: usize) {
+    let device = &machine.device;
+    let options = CrossEntropy { reduction: Reduction::None, ..CrossEntropy::default() };
+    let case = |op| Case { machine, op, shape: format!("{rows} x {classes}") };
+    let mut random = Random::new(3);
+    let classes_of_rows: Vec<i64> = (0..rows).map(|_| random.below(classes) as i64).collect();
+    let targets = Tensor::from_slice(device, &[rows], &classes_of_rows).expect("memory for the targets");
+    let logits = normal::<T>(device, &[rows, classes], 1);
+    let mut operands = Operands { x: vec![logits], f32: Vec::new(), i64: vec![targets] };
+
+    let mut beside: Option<Beside> = None;
+    case("cross_entropy").measure(criterion, &operands, &[rows], |o, loss| {
+        let device = o.x[0].device();
+        let beside = match &mut beside {
+            Some(beside) if beside.lse.device() == device => beside,
+            other => other.insert(Beside::on(device, rows)?),
+        };
+        let (lse, count, saved) = (beside.lse.view_mut(), beside.count.view_mut(), beside.saved.view_mut());
+        cross_entropy_into(&o.x[0], Dim::LAST, &o.i64[0], CrossEntropyInto { loss, lse, count, saved }, &options)
+    });
+
+    let mut saved = Beside::on(device, rows).expect("memory for the forward pass");
+    let mut loss = Tensor::zeros(device, &[rows]).expect("memory for the losses");
+    let (lse, count) = (saved.lse.view_mut(), saved.count.view_mut());
+    let outputs = CrossEntropyInto { loss: loss.view_mut(), lse, count, saved: saved.saved.view_mut() };
+    cross_entropy_into(&operands.x[0], Dim::LAST, &operands.i64[0], outputs, &options).expect("the forward pass");
+    operands.f32 = vec![saved.saved, normal(device, &[rows], 4)];
+    case("cross_entropy_backward").measure(criterion, &operands, &[rows, classes], |o, dlogits| {
+        let (saved, upstream) = (&o.f32[0], &o.f32[1]);
+        cross_entropy_backward_into(&o.x[0], Dim::LAST, &o.i64[0], saved, upstream, dlogits, &options)
+    });
+}

@@ -1,0 +1,54 @@
+//! The softmax family: GB/s over element types, row lengths and dims, forward and backward.
+
+mod common;
+
+use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
+use criterion::Criterion;
+use sumexp::{Dim, Float, SoftmaxOptions, bf16, f16};
+use sumexp::{log_softmax_backward_into, log_softmax_into, logsumexp_into, softmax_backward_into, softmax_into};
+
+/// Row lengths along the last dim: from attention over a few keys to vocabularies.
+const LENGTHS: [usize; 14] = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144];
+/// For a dim that is not the last: row lengths, and how many elements lie between two neighbours of a row.
+const COLUMNS: [(usize, usize); 6] = [(32, 64), (32, 4096), (1024, 64), (1024, 4096), (16384, 64), (16384, 4096)];
+
+fn main() {
+    let machine = Machine::open();
+    let mut criterion = criterion();
+    each_shape::<f16>(&mut criterion, &machine);
+    each_shape::<bf16>(&mut criterion, &machine);
+    each_shape::<f32>(&mut criterion, &machine);
+    criterion.final_summary();
+}
+
+fn each_shape<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine) {
+    for length in LENGTHS {
+        family::<T>(criterion, machine, &[machine.rows::<T>(length), length], Dim::LAST);
+    }
+    for (length, inner) in COLUMNS {
+        let outer = (machine.rows::<T>(length) / inner).max(1);
+        family::<T>(criterion, machine, &[outer, length, inner], Dim::back(1));
+    }
+}
+
+/// The family on one shape.
+fn family<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, dims: &[usize], dim: Dim) {
+    let options = SoftmaxOptions::default();
+    let along = dims.len() - if dim == Dim::LAST { 1 } else { 2 };
+    let rows: Vec<usize> = dims.iter().enumerate().filter(|(k, _)| *k != along).map(|(_, len)| *len).collect();
+    let case = |op| Case { machine, op, shape: format!("{dims:?} dim {along}") };
+    let input = || normal::<T>(&machine.device, dims, 1);
+
+    let logits = Operands::of(vec![input()]);
+    case("softmax").measure(criterion, &logits, dims, |o, y| softmax_into(&o.x[0], dim, &options, y));
+    case("log_softmax").measure(criterion, &logits, dims, |o, y| log_softmax_into(&o.x[0], dim, &options, y));
+    case("logsumexp").measure(criterion, &logits, &rows, |o, lse| logsumexp_into(&o.x[0], dim, &options, lse));
+
+    // The results of the forward pass are any numbers here: what a gradient moves does not depend on them.
+    let results = Operands::of(vec![input(), normal::<T>(&machine.device, dims, 2)]);
+    let [y, dy] = [0, 1];
+    case("softmax_backward")
+        .measure(criterion, &results, dims, |o, dx| softmax_backward_into(&o.x[y], &o.x[dy], dim, &options, dx));
+    case("log_softmax_backward")
+        .measure(criterion, &results, dims, |o, dx| log_softmax_backward_into(&o.x[y], &o.x[dy], dim, &options, dx));
+}
