@@ -79,6 +79,25 @@ fn two_readers_on_their_own_streams_are_both_awaited_by_a_writer() {
 }
 
 #[test]
+fn a_crowd_of_readers_that_came_and_went_is_awaited_by_a_writer() {
+    let world = World::late();
+    let (writer, reader) = (world.device(), world.device());
+    let mut x = pending(&writer, 1);
+    let copies: Vec<_> = (0..30)
+        .map(|_| {
+            let seen = x.to_device(&reader).unwrap();
+            let mut copy = Tensor::zeros(&reader, &[LEN]).unwrap();
+            copy.copy_from(&seen).unwrap();
+            copy
+        })
+        .collect();
+    x.copy_from_slice(&numbers(500)).unwrap();
+    assert!(copies.iter().all(|copy| copy.to_vec().unwrap() == numbers(1)));
+    drop((copies, x, writer, reader));
+    world.assert_clean();
+}
+
+#[test]
 fn the_stream_that_allocated_is_awaited_by_a_writer_that_took_over() {
     let world = World::late();
     let (first, second) = (world.device(), world.device());
@@ -280,5 +299,30 @@ fn operands_on_two_streams_are_refused() {
     assert_eq!(first.clone(), first);
     assert_eq!(Device::cuda(0).unwrap(), Device::cuda(0).unwrap());
     drop((x, y, first, second));
+    world.assert_clean();
+}
+
+#[test]
+fn tensors_go_from_one_gpu_to_another() {
+    let world = World::late();
+    if let Some(gpu) = world.gpu() {
+        gpu.devices(&[softgpu::ctl::Profile::Sm90, softgpu::ctl::Profile::Sm80]);
+    }
+    let there = match Device::cuda(1) {
+        Err(Error::NoSuchDevice { ordinal: 1, count: 1 }) => return println!("skipped: the machine has one GPU"),
+        there => there.unwrap().with_new_stream().unwrap(),
+    };
+    let here = world.device();
+    let mut x = pending(&here, 1);
+    let y = x.to_device(&there).unwrap();
+    // The copy reads `x` while it is queued: neither a writer nor a drop may come before it.
+    x.copy_from_slice(&numbers(50)).unwrap();
+    let z = x.to_device(&there).unwrap();
+    drop((x, here));
+    assert_eq!((y.to_vec().unwrap(), z.to_vec().unwrap()), (numbers(1), numbers(50)));
+    // SAFETY: refused.
+    let refused = unsafe { Device::from_stream(0, there.raw_stream().unwrap()) };
+    assert_eq!(refused.unwrap_err(), Error::ForeignContext { ordinal: 0 });
+    drop((y, z, there));
     world.assert_clean();
 }
