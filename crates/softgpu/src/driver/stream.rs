@@ -130,10 +130,12 @@ entry! {
         out.set(call, u32::from(!state.streams[&id].blocking))
     }
 
+    /// A stream knows its context, whichever is current.
     fn cuStreamGetCtx(call, handle: u64, out: Out<u64>) {
-        let (mut state, device) = call.context()?;
-        resolve(call, &mut state, device, handle)?;
-        out.set(call, context_handle(device))
+        let (mut state, current) = call.context()?;
+        let own = state.streams.get(&StreamId(handle)).map_or(current, |stream| stream.device);
+        resolve(call, &mut state, own, handle)?;
+        out.set(call, context_handle(own))
     }
 
     fn cuStreamGetDevice(call, handle: u64, out: Out<i32>) {
