@@ -171,7 +171,7 @@ fn run<T: Format>(device: &Device, batch: &Batch) -> Got<T> {
         saved: saved.view_mut(),
     };
     let fail = |error: Error| -> ! { panic!("{} on {device:?}: {error}", batch) };
-    cross_entropy_into(logits.view(), dim, targets.view(), outputs, &options).unwrap_or_else(|e| fail(e));
+    cross_entropy_into(logits.view(), dim, targets.view(), &options, outputs).unwrap_or_else(|e| fail(e));
 
     let arrangement = if loss_dims.is_empty() { Arrangement::Offset(1) } else { Arrangement::EveryOther };
     let upstream = Operand::new(device, arrangement, loss_dims, &upstream(batch), f32::NAN);
@@ -181,8 +181,8 @@ fn run<T: Format>(device: &Device, batch: &Batch) -> Got<T> {
         targets.view(),
         saved.view_mut().as_view(),
         upstream.view(),
-        dlogits.view_mut(),
         &options,
+        dlogits.view_mut(),
     )
     .unwrap_or_else(|e| fail(e));
     let got =

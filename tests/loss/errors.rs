@@ -96,8 +96,8 @@ fn outputs_that_cannot_be_written() {
             saved: saved.view_mut(),
         };
         refused(
-            cross_entropy_into(&logits, Dim::LAST, &to, outputs, &options),
-            "cross_entropy_into: shapes differ: [2] in loss, [] in the loss",
+            cross_entropy_into(&logits, Dim::LAST, &to, &options, outputs),
+            "cross_entropy: shapes differ: [2] in loss, [] in the loss",
         );
     }
 }

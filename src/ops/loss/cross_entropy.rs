@@ -189,10 +189,10 @@ pub fn cross_entropy_into<'a, 't, T: Float>(
     logits: impl Into<View<'a, T>>,
     dim: Dim,
     targets: impl Into<Targets<'t>>,
-    outputs: CrossEntropyInto,
     options: &CrossEntropy,
+    outputs: CrossEntropyInto,
 ) -> Result<()> {
-    Checked::new("cross_entropy_into", logits.into(), dim, targets.into(), options)?.forward(outputs)
+    Checked::new("cross_entropy", logits.into(), dim, targets.into(), options)?.forward(outputs)
 }
 
 /// Gradient of [`cross_entropy`] by the logits: `upstream * (p - onehot(target)) / T`, divided by the count for a mean.
@@ -228,10 +228,10 @@ pub fn cross_entropy_backward_into<'a, 't, 's, 'u, 'o, T: Float>(
     targets: impl Into<Targets<'t>>,
     saved: impl Into<View<'s, f32>>,
     upstream: impl Into<View<'u, f32>>,
-    dlogits: impl Into<ViewMut<'o, T>>,
     options: &CrossEntropy,
+    dlogits: impl Into<ViewMut<'o, T>>,
 ) -> Result<()> {
-    let checked = Checked::new("cross_entropy_backward_into", logits.into(), dim, targets.into(), options)?;
+    let checked = Checked::new("cross_entropy_backward", logits.into(), dim, targets.into(), options)?;
     checked.backward(saved.into(), upstream.into(), dlogits.into())
 }
 

@@ -1,0 +1,10 @@
+//! The softmax family on every device.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accuracy;
+mod bits;
+mod errors;
+mod run;
+mod values;
