@@ -42,7 +42,11 @@ fn repeated_runs_give_the_same_bits() {
         for op in OPS {
             let first = run::<half::bf16>(op, &case, &device).bits();
             for _ in 0..3 {
-                assert!(run::<half::bf16>(op, &case, &device).bits() == first, "{}", named::<half::bf16>(op, &case, &device));
+                assert!(
+                    run::<half::bf16>(op, &case, &device).bits() == first,
+                    "{}",
+                    named::<half::bf16>(op, &case, &device)
+                );
             }
         }
     }

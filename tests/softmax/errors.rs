@@ -29,7 +29,12 @@ fn every(x: &Tensor<f32>, dim: Dim, options: &SoftmaxOptions) -> Vec<(&'static s
 }
 
 /// Calls every backward operation on results of the shape of `x`.
-fn every_backward(x: &Tensor<f32>, dy: &Tensor<f32>, dim: Dim, options: &SoftmaxOptions) -> Vec<(&'static str, Option<Error>)> {
+fn every_backward(
+    x: &Tensor<f32>,
+    dy: &Tensor<f32>,
+    dim: Dim,
+    options: &SoftmaxOptions,
+) -> Vec<(&'static str, Option<Error>)> {
     let zeros = || floats(x.device(), x.dims());
     let (p, log) = (Probabilities::from_tensor(zeros()), LogProbabilities::from_tensor(zeros()));
     vec![
