@@ -1,5 +1,6 @@
 //! Reading PTX: what nvcc writes, and what nobody should write.
 
+use softgpu::ir::Kernel;
 use softgpu::ptx::{Operand, parse};
 
 const SOFTMAX: &str = include_str!("ptx/softmax_sm80.ptx");
@@ -46,6 +47,13 @@ fn asm_blocks_reuse_labels_and_registers() {
     assert_eq!(module.variables[1].init, 7u32.to_le_bytes());
     assert_eq!((module.shared[0].name.as_str(), module.shared[0].size, module.shared[0].align), ("dyn", 0, 16));
     assert!(!module.functions.iter().find(|f| f.name == "_Z1ffi").unwrap().entry);
+}
+
+/// A module whose kernel calls a device function parses; the kernel stops with the line of the call.
+#[test]
+fn calls_of_device_functions_are_refused_at_their_line() {
+    let refused = Kernel::lower(&parse(FORMS).unwrap(), "forms", true).err().unwrap();
+    assert_eq!((refused.kernel.as_str(), refused.place.as_str()), ("forms", "forms.cu:23"));
 }
 
 #[test]

@@ -138,3 +138,51 @@ fn names(function: &Function) -> HashSet<&str> {
     function.statements.iter().flat_map(|s| &s.operands).for_each(|operand| visit(operand, &mut names));
     names
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ptx::parse;
+
+    fn signature(params: &str, body: &str) -> Result<Signature, String> {
+        let text = format!(
+            ".version 9.0\n.target sm_80\n.address_size 64\n.extern .shared .align 16 .b8 dyn[];\n\
+             .shared .align 4 .b8 outside[12];\n.shared .align 4 .b8 unnamed[4096];\n\
+             .visible .entry k({params})\n{{\n.reg .b32 %r<9>;\n{body}\n}}\n"
+        );
+        let module = parse(&text).unwrap();
+        Signature::of(&module, module.kernel("k").unwrap())
+    }
+
+    #[test]
+    fn trap_18_dynamic_shared_memory_begins_behind_the_statics_at_no_better_alignment() {
+        let body =
+            ".shared .align 8 .b8 a[20];\n.shared .align 256 .b8 b[4];\nmov.b32 %r1, outside;\nmov.b32 %r2, dyn;";
+        let shared = signature("", body).unwrap().shared;
+        // The kernel owns its own arrays and the one it names, 20 + 236 + 4 + 12 bytes as the compiler counts them.
+        let offsets: Vec<_> = shared.arrays.iter().map(|v| (v.name.as_str(), v.offset, v.size)).collect();
+        assert_eq!(offsets, [("a", 0, 20), ("b", 512, 4), ("outside", 772, 12)]);
+        assert_eq!(shared.static_bytes, 272);
+        // Each array keeps its banks: the gaps are whole rows of them.
+        assert!(shared.arrays.iter().all(|v| v.offset % v.align == 0));
+        assert_eq!((shared.dynamic_offset % 16, shared.dynamic_offset % 32), (0, 16));
+        assert!(shared.dynamic_offset >= 772 + 12);
+    }
+
+    #[test]
+    fn trap_19_parameters_lie_as_their_alignments_say() {
+        let params = ".param .u8 a, .param .align 8 .b8 b[20], .param .u16 c, .param .align 64 .b8 d[3], .param .u64 e";
+        let s = signature(params, "ret;").unwrap();
+        let offsets: Vec<_> = s.params.iter().map(|p| (p.offset, p.size)).collect();
+        assert_eq!(offsets, [(0, 1), (8, 20), (28, 2), (64, 3), (72, 8)]);
+        assert_eq!(s.param_bytes, 80);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let large = signature(".param .align 4 .b8 p[40000]", "ret;").unwrap_err();
+        assert_eq!(large, "p of 40000 bytes does not fit: 32764 bytes in all");
+        assert!(signature("", ".local .align 4 .b8 stack[600000];").is_err());
+        assert!(signature("", ".shared .align 4 .b8 s[99999999];").is_err());
+    }
+}
