@@ -266,7 +266,7 @@ fn watched_outputs_are_written_exactly_once() {
     let run = |body: &str| {
         let mut machine = Machine::new();
         let out = machine.alloc(128);
-        machine.settings.watch = [out..out + 128].into();
+        machine.settings.watch = std::iter::once(out..out + 128).collect();
         let other = machine.alloc(128);
         let body = body.replace("OTHER", &format!("{other:#x}"));
         machine.run(&kernel(&body), "k", 1, 32, &out.to_le_bytes())

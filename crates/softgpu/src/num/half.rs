@@ -56,7 +56,7 @@ pub fn narrow_odd(value: f64) -> f32 {
     let bits = near.to_bits();
     // The neighbour between zero and the value, when `near` was rounded away from zero.
     let toward_zero = if back.abs() > value.abs() { bits.wrapping_sub(1) } else { bits };
-    let inexact = back != value && value == value;
+    let inexact = back != value && !value.is_nan();
     f32::from_bits(if inexact { toward_zero | 1 } else { bits })
 }
 

@@ -381,7 +381,7 @@ mod tests {
     fn integers_agree_with_the_host_in_f64() {
         let mut next = random();
         let mode = Rounding::Nearest;
-        let mut check = |a: u64, b: u64, c: u64| {
+        let check = |a: u64, b: u64, c: u64| {
             let (x, y, z) = (f64::from_bits(a), f64::from_bits(b), f64::from_bits(c));
             for (name, host, ours) in [
                 ("add", x + y, soft::add(a, b, F64, mode)),

@@ -33,7 +33,7 @@ fn half_value(bits: u64, fraction: u32, bias: i32) -> f64 {
     let magnitude = bits & 0x7fff;
     let exponent = (magnitude >> fraction) as i32;
     let below = (magnitude & ((1 << fraction) - 1)) as f64 / f64::from(1 << fraction);
-    let top = (0x7fff >> fraction) as i32;
+    let top = 0x7fff >> fraction;
     let value = match exponent {
         0 => below * f64::from(1 - bias).exp2(),
         _ if exponent == top && below == 0.0 => f64::INFINITY,

@@ -31,7 +31,7 @@ fn last(mut mods: Mods<'_>) -> Result<Type, Reject> {
 }
 
 /// The variant for f16, f16x2, bf16 and bf16x2, in this order.
-fn by_type<'o>(ty: Type, ops: [&'o Op; 4]) -> Result<&'o Op, Reject> {
+fn by_type(ty: Type, ops: [&Op; 4]) -> Result<&Op, Reject> {
     match ty {
         F16 => Ok(ops[0]),
         F16x2 => Ok(ops[1]),
