@@ -44,7 +44,7 @@ fn shuffles_in_every_mode_and_segment() {
             "add.u32 %r1, %r0, 100; shfl.sync.{mode}.b32 %r2|%p1, %r1, {b}, {c}, -1; selp.u32 %r3, 1000, 0, %p1;
             add.u32 %r5, %r2, %r3;"
         );
-        let wanted: Vec<u32> = (0..32).map(|l| rule(l)).map(|(from, ok)| 100 + from + 1000 * u32::from(ok)).collect();
+        let wanted: Vec<u32> = (0..32).map(rule).map(|(from, ok)| 100 + from + 1000 * u32::from(ok)).collect();
         assert_eq!(lanes(&body), wanted, "shfl.{mode} {b}, {c}");
     }
 }
