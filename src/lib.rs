@@ -28,3 +28,8 @@ pub use ops::softmax::{
 };
 pub use shape::{Dim, Layout, MAX_RANK, Rows, Runs, Shape};
 pub use tensor::{BoolTensor, LogProbabilities, Lse, Mask, Probabilities, Tensor, View, ViewMut, hide, keep};
+
+/// Runs the example of the README with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

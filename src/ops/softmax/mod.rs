@@ -97,7 +97,7 @@ fn inputs<'a, T: Float>(logits: &Logits<'a, T>) -> Vec<(&'static str, Range<u64>
 }
 
 /// A view on the host as the reference takes it.
-fn host_operand<'a, T: crate::Element>(view: &'a View<'_, T>) -> Option<reference::Operand<'a, T>> {
+fn host_operand<'a, T: crate::dtype::Element>(view: &'a View<'_, T>) -> Option<reference::Operand<'a, T>> {
     Some(reference::Operand { data: view.on_host()?, strides: view.layout().strides() })
 }
 
