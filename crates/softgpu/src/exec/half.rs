@@ -6,7 +6,7 @@
 
 use super::float::{max_f32, min_f32};
 use super::lanes::{map1, map2, map3};
-use super::{Warp, ops};
+use super::{LANES, Warp, ops};
 use crate::ir::Inst;
 use crate::num::half::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32, narrow_odd};
 use crate::num::round::{saturate, sum_odd};
@@ -130,12 +130,22 @@ fn extremum<F: Format>(x: u32, a: u16, b: u16, f: impl Fn(u16, u16) -> u16) -> u
     f(a, b) | sign
 }
 
-/// Both halves of packed words.
+/// A function of both halves of packed words: the low halves of all lanes, then the high ones, since a loop that does
+/// both at once is not vectorised.
 #[inline(always)]
-fn both(a: u32, b: u32, c: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
-    let low = f(a as u16, b as u16, c as u16);
-    let high = f((a >> 16) as u16, (b >> 16) as u16, (c >> 16) as u16);
-    u32::from(low) | u32::from(high) << 16
+fn both<const N: usize>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn([u16; N]) -> u16) {
+    let mut out = [0u32; LANES];
+    let sources: [&[u32; LANES]; N] = std::array::from_fn(|n| warp.r32([inst.a, inst.b, inst.c][n]));
+    for shift in [0, 16] {
+        for i in 0..LANES {
+            let mut halves = [0u16; N];
+            for (half, source) in halves.iter_mut().zip(sources) {
+                *half = (source[i] >> shift) as u16;
+            }
+            out[i] |= u32::from(f(halves)) << shift;
+        }
+    }
+    warp.w32(inst.d, mask, &out);
 }
 
 /// Two operands, the plain form in a loop of its own.
@@ -153,10 +163,9 @@ fn binary<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(u16, u1
 fn binary_packed<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(u16, u16) -> u16) {
     let x = inst.x;
     if x == 0 {
-        map2(warp, inst, mask, |a: u32, b: u32| both(a, b, 0, |a, b, _| f(a, b)));
+        both(warp, inst, mask, |[a, b]| f(a, b));
     } else {
-        let full = |a, b, _| result::<F>(x, f(flush::<F>(x, a), flush::<F>(x, b)));
-        map2(warp, inst, mask, |a: u32, b: u32| both(a, b, 0, full));
+        both(warp, inst, mask, |[a, b]| result::<F>(x, f(flush::<F>(x, a), flush::<F>(x, b))));
     }
 }
 
@@ -175,10 +184,10 @@ fn ternary<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32) {
 fn ternary_packed<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32) {
     let x = inst.x;
     if x == 0 {
-        map3(warp, inst, mask, |a: u32, b: u32, c: u32| both(a, b, c, fma::<F>));
+        both(warp, inst, mask, |[a, b, c]| fma::<F>(a, b, c));
     } else {
-        let full = |a, b, c| result::<F>(x, fma::<F>(flush::<F>(x, a), flush::<F>(x, b), flush::<F>(x, c)));
-        map3(warp, inst, mask, |a: u32, b: u32, c: u32| both(a, b, c, full));
+        let full = |[a, b, c]: [u16; 3]| result::<F>(x, fma::<F>(flush::<F>(x, a), flush::<F>(x, b), flush::<F>(x, c)));
+        both(warp, inst, mask, full);
     }
 }
 
@@ -191,14 +200,14 @@ fn chosen<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(u16, u1
 #[inline(always)]
 fn chosen_packed<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(u16, u16) -> u16) {
     let x = inst.x;
-    map2(warp, inst, mask, |a: u32, b: u32| both(a, b, 0, |a, b, _| extremum::<F>(x, a, b, &f)));
+    both(warp, inst, mask, |[a, b]| extremum::<F>(x, a, b, &f));
 }
 
 /// abs and neg, which change sign bits alone.
 #[inline(always)]
 fn signs<F: Format>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(u16) -> u16) {
     let x = inst.x;
-    map1(warp, inst, mask, |a: u32| both(a, 0, 0, |a, _, _| f(flush::<F>(x, a))));
+    both(warp, inst, mask, |[a]| f(flush::<F>(x, a)));
 }
 
 ops! {
@@ -231,11 +240,11 @@ ops! {
     NEG_HALF = |warp, _, inst, mask| map1(warp, inst, mask, |a: u16| flush::<F16>(inst.x, a) ^ 0x8000);
     NEG_HALF_X2 = |warp, _, inst, mask| signs::<F16>(warp, inst, mask, |a| a ^ 0x8000);
     EX2_F16 = |warp, _, inst, mask| map1(warp, inst, mask, approx::ex2_f16);
-    EX2_F16X2 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| both(a, 0, 0, |a, _, _| approx::ex2_f16(a)));
+    EX2_F16X2 = |warp, _, inst, mask| both(warp, inst, mask, |[a]| approx::ex2_f16(a));
     EX2_BF16 = |warp, _, inst, mask| map1(warp, inst, mask, approx::ex2_bf16);
-    EX2_BF16X2 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| both(a, 0, 0, |a, _, _| approx::ex2_bf16(a)));
+    EX2_BF16X2 = |warp, _, inst, mask| both(warp, inst, mask, |[a]| approx::ex2_bf16(a));
     TANH_F16 = |warp, _, inst, mask| map1(warp, inst, mask, approx::tanh_f16);
-    TANH_F16X2 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| both(a, 0, 0, |a, _, _| approx::tanh_f16(a)));
+    TANH_F16X2 = |warp, _, inst, mask| both(warp, inst, mask, |[a]| approx::tanh_f16(a));
     TANH_BF16 = |warp, _, inst, mask| map1(warp, inst, mask, approx::tanh_bf16);
-    TANH_BF16X2 = |warp, _, inst, mask| map1(warp, inst, mask, |a: u32| both(a, 0, 0, |a, _, _| approx::tanh_bf16(a)));
+    TANH_BF16X2 = |warp, _, inst, mask| both(warp, inst, mask, |[a]| approx::tanh_bf16(a));
 }

@@ -137,13 +137,21 @@ ops! {
     PACK_32X2 = |warp, _, inst, mask| map2(warp, inst, mask, |low: u32, high: u32| u64::from(low) | u64::from(high) << 32);
     UNPACK_16X2 = |warp, _, inst, mask| {
         let all = *warp.r32(inst.a);
-        warp.w32(inst.d, mask, &all.map(|value| value & 0xffff));
-        warp.w32(inst.m, mask, &all.map(|value| value >> 16));
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        for i in 0..LANES {
+            (low[i], high[i]) = (all[i] & 0xffff, all[i] >> 16);
+        }
+        warp.w32(inst.d, mask, &low);
+        warp.w32(inst.m, mask, &high);
     };
     UNPACK_32X2 = |warp, _, inst, mask| {
         let all = *warp.r64(inst.a);
-        warp.w32(inst.d, mask, &all.map(|value| value as u32));
-        warp.w32(inst.m, mask, &all.map(|value| (value >> 32) as u32));
+        let (mut low, mut high) = ([0; LANES], [0; LANES]);
+        for i in 0..LANES {
+            (low[i], high[i]) = (all[i] as u32, (all[i] >> 32) as u32);
+        }
+        warp.w32(inst.d, mask, &low);
+        warp.w32(inst.m, mask, &high);
     };
     /// Any other `mov d, {a, b, ...}`: `x` is the list in the pool, `y` its length and the width of a part.
     PACK_32 = |warp, env, inst, mask| pack::<u32>(warp, &env.kernel.pool, inst, mask);

@@ -204,12 +204,9 @@ fn pair(warp: &Warp, inst: &Inst) -> (u32, u32) {
 #[inline(always)]
 fn select<T: Raw>(warp: &mut Warp, inst: &Inst, mask: u32) {
     let bits = warp.p(inst.c) ^ inst.x;
-    let (a, b) = (T::read(warp, inst.a), T::read(warp, inst.b));
-    let mut out = [T::default(); LANES];
-    for i in 0..LANES {
-        out[i] = if bits >> i & 1 == 1 { a[i] } else { b[i] };
-    }
-    T::write(warp, inst.d, mask, &out);
+    let (a, b) = (*T::read(warp, inst.a), *T::read(warp, inst.b));
+    T::write(warp, inst.d, mask & bits, &a);
+    T::write(warp, inst.d, mask & !bits, &b);
 }
 
 /// `slct`'s condition: -0 counts as zero, a NaN does not hold.

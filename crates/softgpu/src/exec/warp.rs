@@ -7,6 +7,17 @@
 /// Lanes of a warp.
 pub const LANES: usize = 32;
 
+/// The bit of each lane: a lane loop that compares with it is vectorised, one that shifts a mask is not.
+pub const BITS: [u32; LANES] = {
+    let mut bits = [0; LANES];
+    let mut i = 0;
+    while i < LANES {
+        bits[i] = 1 << i;
+        i += 1;
+    }
+    bits
+};
+
 /// One 32-bit value per lane. The alignment lets four 256-bit loads fetch it without crossing a cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(128))]
@@ -100,10 +111,11 @@ impl Warp {
         if mask == u32::MAX {
             *to = *value;
         } else {
+            let mut mixed = *to;
             for i in 0..LANES {
-                let on = 0u32.wrapping_sub(mask >> i & 1);
-                to[i] = (value[i] & on) | (to[i] & !on);
+                mixed[i] = if mask & BITS[i] != 0 { value[i] } else { mixed[i] };
             }
+            *to = mixed;
         }
     }
 
@@ -114,10 +126,11 @@ impl Warp {
         if mask == u32::MAX {
             *to = *value;
         } else {
+            let mut mixed = *to;
             for i in 0..LANES {
-                let on = 0u64.wrapping_sub(u64::from(mask >> i & 1));
-                to[i] = (value[i] & on) | (to[i] & !on);
+                mixed[i] = if mask & BITS[i] != 0 { value[i] } else { mixed[i] };
             }
+            *to = mixed;
         }
     }
 

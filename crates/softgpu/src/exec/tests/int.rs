@@ -248,7 +248,6 @@ fn wrong_forms_are_refused() {
         "prmt.b32.x4e %d0, %a0, %a1, %a1;",
         "shf.l.b32 %d0, %a0, %a1, %a1;",
         "bfe.b32 %d0, %a0, %a1, %a1;",
-        "cvta.shared.u32 %d0, %a0;",
     ] {
         rejected(text, "w", "ww");
     }

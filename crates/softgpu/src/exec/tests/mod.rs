@@ -7,6 +7,7 @@
 
 mod bits;
 mod convert;
+mod cost;
 mod float;
 mod half;
 mod int;

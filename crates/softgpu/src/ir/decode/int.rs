@@ -5,7 +5,6 @@ use crate::exec::Op;
 use crate::exec::bits::*;
 use crate::exec::int::*;
 use crate::ir::{Class, Inst};
-use crate::mem::windows::{LOCAL, PARAM, SHARED};
 use crate::ptx::{Operand, Statement, Type};
 use Type::{B16, B32, B64, S16, S32, S64, U16, U32, U64};
 
@@ -31,7 +30,6 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         "prmt" => prmt(stmt, lower),
         "lop3" => lop3(stmt, lower),
         "mov" => mov(stmt, lower),
-        "cvta" => cvta(stmt, lower),
         _ => return None,
     })
 }
@@ -431,30 +429,4 @@ fn mov(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
             Ok(Inst { d: lower.dst(d, ty)?, a: lower.src(a, ty)?, ..lower.inst(op, Class::Int) })
         }
     }
-}
-
-/// `cvta`: global addresses are generic ones as they are; the other spaces lie in windows.
-fn cvta(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
-    let mut mods = Mods::new(stmt);
-    let to_space = mods.eat("to");
-    let space = mods.take().ok_or("a state space is missing")?;
-    let window = match space {
-        "global" | "const" => 0,
-        "shared" | "shared::cta" => SHARED,
-        "local" => LOCAL,
-        "param" | "param::entry" => PARAM,
-        other => return Err(Reject(format!("unknown modifier .{other}"))),
-    };
-    let ty = mods.ty()?;
-    mods.done()?;
-    if ty != U64 {
-        return Err(reject_type(ty));
-    }
-    let [d, a] = operands(stmt)?;
-    let (d, a) = (lower.dst(d, ty)?, lower.src(a, ty)?);
-    if window == 0 {
-        return Ok(Inst { d, a, ..lower.inst(&MOV_64, Class::Int) });
-    }
-    let op = if to_space { &SUB_64 } else { &ADD_64 };
-    Ok(Inst { d, a, b: lower.constant(window, true)?, ..lower.inst(op, Class::Int) })
 }
