@@ -7,7 +7,7 @@
 // exponentials are never materialised. Lanes hold a row as in the forward kernels (common/row.cuh), twice.
 //
 // Both differences cancel: an f32 sum would leave no right digit where dy is nearly constant or a probability nearly 1. So
-// sums carry their rounding errors (Pair), and exp(log y) its low part. Entries that the forward operation hid (y = 0, log y
+// sums carry their rounding errors (Pair, Triple), and exp(log y) its low part. Entries that the forward operation hid (y = 0, log y
 // = -inf) take no part: their dy is replaced before it is used, and their dx is 0.
 #include "common/entry.cuh"
 #include "common/softmax_row.cuh"
@@ -20,7 +20,7 @@ template <class T, int kLanes, int kVectors, int kRows>
 DEVICE void softmax_backward(const SoftmaxBackwardParams& p) {
   using Piece = RowPiece<T, kLanes, kVectors>;
   constexpr int kGroups = kThreads<kLanes> / kLanes;
-  __shared__ MergeSlots<Pair, kLanes> for_even_sum, for_odd_sum;
+  __shared__ MergeSlots<TermSum<T>, kLanes> for_even_sum, for_odd_sum;
   const uint32_t lane = threadIdx.x % kLanes;
   const uint32_t length = static_cast<uint32_t>(p.length);
   const bool log = p.kind == SOFTMAX_LOG_PROBABILITIES;
@@ -45,7 +45,7 @@ DEVICE void softmax_backward(const SoftmaxBackwardParams& p) {
     for (int row = 0; row < kRows; ++row) {
       // The same for all threads: not even the first of the rows that are in flight together is there.
       if (first + row >= p.positions.count) break;
-      Pair sum = log ? sum_of_terms(log_gradient, y[row], dy[row], length)
+      TermSum<T> sum = log ? sum_of_terms(log_gradient, y[row], dy[row], length)
                      : sum_of_terms(linear_gradient, y[row], dy[row], length);
       // The two sets of slots take turns, because a round has only this one barrier.
       sum = settled(row_reduce<kLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum));

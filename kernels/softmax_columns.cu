@@ -75,7 +75,7 @@ DEVICE void finish_columns(ColumnPiece<T, kColumns>& x, const SoftmaxForwardPara
       // Whatever the upstream gradient is, a hidden logit gets 0; only a NaN row stays NaN.
       if (logit == -INFINITY) return 0.0f * factor[c].high;
       const Pair gradient = {factor[c].high * upstream[c], factor[c].low * upstream[c]};
-      return scaled<T>(Scores<T>(p.temperature, max[c]).weight(logit), gradient) * p.upstream_scale_rest;
+      return Scores<T>(p.temperature, max[c]).weighted(logit, gradient) * p.upstream_scale_rest;
     });
   }
 }
@@ -161,7 +161,7 @@ DEVICE void load_operand(ColumnPiece<T, kColumns>& piece, const Operand& operand
 
 template <class T, int kColumns, bool kLog>
 DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
-  const ColumnSlots<Pair, kColumns> for_sum(column_slots);
+  const ColumnSlots<TermSum<T>, kColumns> for_sum(column_slots);
   const Gradient<T, kLog> gradient(p);
   const uint64_t chunks = chunks_of(p.length);
   const uint64_t width = uint64_t{blockDim.x} * kColumns;
@@ -169,9 +169,9 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
   for (uint64_t first = blockIdx.x * width; first < p.positions.count; first += gridDim.x * width) {
     const uint64_t position = first + threadIdx.x * kColumns;
     ColumnPiece<T, kColumns> y, dy;
-    Pair sum[kColumns];
+    TermSum<T> sum[kColumns];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) sum[c] = {0.0f, 0.0f};
+    for (int c = 0; c < kColumns; ++c) sum[c] = {};
 #pragma unroll 1
     for (uint64_t chunk = 0; chunk < chunks; ++chunk) {
       load_operand(y, p.result, p, position, chunk, hidden_word<T>(p.kind));
@@ -182,7 +182,7 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
         for (int c = 0; c < kColumns; ++c) gradient.add_term(sum[c], y.at(k, c), dy.at(k, c));
       }
     }
-    column_reduce<FoldPairs>(sum, for_sum);
+    column_reduce<FoldTerms<TermSum<T>>>(sum, for_sum);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) sum[c] = settled(sum[c]);
     char* const column = position < p.positions.count ? output_column(p.output, position, p.length, p.inner, T::kBytes) : nullptr;

@@ -129,14 +129,14 @@ DEVICE void load_both(Piece& y, Piece& dy, const SoftmaxBackwardParams& p, uint6
 }
 
 template <class T, bool kLog>
-DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSplitLanes>& for_even_sum,
-                          MergeSlots<Pair, kSplitLanes>& for_odd_sum) {
+DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>, kSplitLanes>& for_even_sum,
+                          MergeSlots<TermSum<T>, kSplitLanes>& for_odd_sum) {
   const Gradient<T, kLog> gradient(p);
   const uint64_t blocks = p.positions.count * p.slices;
   bool odd = false;
   for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Slice slice(block, p.slices);
-    Pair sum = {0.0f, 0.0f};
+    TermSum<T> sum = {};
     for_each_part<GradientChunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       GradientChunk<T> y, dy;
       load_both<T>(y, dy, p, slice.position, first, length);
@@ -144,21 +144,21 @@ DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSpli
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
     odd = !odd;
-    if (threadIdx.x == 0) static_cast<Pair*>(p.sums)[block] = sum;
+    if (threadIdx.x == 0) static_cast<TermSum<T>*>(p.sums)[block] = sum;
   }
 }
 
 template <class T, bool kLog>
-DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<Pair, kSplitLanes>& for_even_sum,
-                             MergeSlots<Pair, kSplitLanes>& for_odd_sum) {
+DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>, kSplitLanes>& for_even_sum,
+                             MergeSlots<TermSum<T>, kSplitLanes>& for_odd_sum) {
   const Gradient<T, kLog> gradient(p);
   const uint64_t blocks = p.positions.count * p.slices;
   bool odd = false;
   for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Slice slice(block, p.slices);
-    Pair of_slice = {0.0f, 0.0f};
-    if (threadIdx.x < p.slices) of_slice = static_cast<const Pair*>(p.sums)[slice.position * p.slices + threadIdx.x];
-    const Pair sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
+    TermSum<T> of_slice = {};
+    if (threadIdx.x < p.slices) of_slice = static_cast<const TermSum<T>*>(p.sums)[slice.position * p.slices + threadIdx.x];
+    const TermSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
     odd = !odd;
     for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       GradientPart<T> y, dy;
@@ -180,7 +180,7 @@ DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<Pair, kS
     forward_results<T>(p);                                                                                                  \
   }                                                                                                                         \
   extern "C" SPLIT_KERNEL softmax_backward_##name##_sums(const __grid_constant__ SoftmaxBackwardParams p) {                 \
-    __shared__ MergeSlots<Pair, kSplitLanes> even, odd;                                                                     \
+    __shared__ MergeSlots<TermSum<T>, kSplitLanes> even, odd;                                                                     \
     if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
       backward_sums<T, true>(p, even, odd);                                                                                 \
     } else {                                                                                                                \
@@ -188,7 +188,7 @@ DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<Pair, kS
     }                                                                                                                       \
   }                                                                                                                         \
   extern "C" SPLIT_KERNEL softmax_backward_##name##_results(const __grid_constant__ SoftmaxBackwardParams p) {              \
-    __shared__ MergeSlots<Pair, kSplitLanes> even, odd;                                                                     \
+    __shared__ MergeSlots<TermSum<T>, kSplitLanes> even, odd;                                                                     \
     if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
       backward_results<T, true>(p, even, odd);                                                                              \
     } else {                                                                                                                \

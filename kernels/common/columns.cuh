@@ -148,8 +148,9 @@ struct FoldWeights {
   DEVICE WeightSum result() const { return {below.high + below.low, ties}; }
 };
 
-struct FoldPairs {
-  Pair sum = {0.0f, 0.0f};
-  DEVICE void add(Pair value) { sum = ::add(sum, value); }
-  DEVICE Pair result() const { return sum; }
+template <class Sum>
+struct FoldTerms {
+  Sum sum = {};
+  DEVICE void add(Sum value) { sum = ::add(sum, value); }
+  DEVICE Sum result() const { return sum; }
 };

@@ -11,6 +11,7 @@ struct F32 {
   static constexpr int kPerWord = 1;
   static constexpr int kPerVector = 4;  // elements in 16 bytes
   static constexpr uint32_t kMinusInfinity = 0xff800000u;
+  static constexpr float kSmallest = 0x1p-149f;
 
   static DEVICE float low(uint32_t word) { return __uint_as_float(word); }
   static DEVICE float high(uint32_t word) { return __uint_as_float(word); }
@@ -24,6 +25,7 @@ struct F16 {
   static constexpr int kPerWord = 2;
   static constexpr int kPerVector = 8;
   static constexpr uint32_t kMinusInfinity = 0xfc00fc00u;
+  static constexpr float kSmallest = 0x1p-24f;  // above 0
 
   static DEVICE float low(uint32_t word) {
     float value;
@@ -52,6 +54,7 @@ struct BF16 {
   static constexpr int kPerWord = 2;
   static constexpr int kPerVector = 8;
   static constexpr uint32_t kMinusInfinity = 0xff80ff80u;
+  static constexpr float kSmallest = 0x1p-133f;
 
   static DEVICE float low(uint32_t word) { return __uint_as_float(word << 16); }
   static DEVICE float high(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }

@@ -19,10 +19,57 @@ DEVICE Pair two_sum(float a, float b) {
   return {sum, __fadd_rn(__fsub_rn(a, a_part), __fsub_rn(b, b_part))};
 }
 
+/// The unevaluated sum `high + low + lowest`. A running sum in a Pair is good to about 2^-46 of its largest term, in a Triple to
+/// 2^-70. `high` is the plain sum of the terms, so an infinity keeps its sign there whatever becomes of the other parts;
+/// `settled` brings them in order at the end.
+struct Triple {
+  float high, low, lowest;
+};
+
 /// Adds `value` to a running sum.
 DEVICE void accumulate(Pair& sum, float value) {
   const Pair exact = two_sum(sum.high, value);
   sum = {exact.high, __fadd_rn(sum.low, exact.low)};
+}
+DEVICE void accumulate_low(Pair& sum, float value) { sum.low = __fadd_rn(sum.low, value); }
+DEVICE void accumulate_low(Triple& sum, float value) {
+  const Pair exact = two_sum(sum.low, value);
+  sum.low = exact.high;
+  sum.lowest = __fadd_rn(sum.lowest, exact.low);
+}
+DEVICE void accumulate(Triple& sum, float value) {
+  const Pair exact = two_sum(sum.high, value);
+  sum.high = exact.high;
+  accumulate_low(sum, exact.low);
+}
+
+DEVICE Pair add(Pair a, Pair b) {
+  const Pair sum = two_sum(a.high, b.high);
+  return {sum.high, __fadd_rn(sum.low, __fadd_rn(a.low, b.low))};
+}
+DEVICE Triple add(Triple a, Triple b) {
+  const Pair high = two_sum(a.high, b.high);
+  Triple sum = {high.high, a.low, __fadd_rn(a.lowest, b.lowest)};
+  accumulate_low(sum, b.low);
+  accumulate_low(sum, high.low);
+  return sum;
+}
+
+/// minuend - sum, for a settled sum. Where the two cancel the differences are exact, and the lower parts bring back what the
+/// high part had rounded away.
+DEVICE float difference(float minuend, Pair sum) { return __fsub_rn(__fsub_rn(minuend, sum.high), sum.low); }
+DEVICE float difference(float minuend, Triple sum) {
+  return __fsub_rn(__fsub_rn(__fsub_rn(minuend, sum.high), sum.low), sum.lowest);
+}
+
+/// The same sum with each part at most half a unit in the last place of the one before (about, for the last); an infinite or
+/// NaN sum has nothing but `high`.
+DEVICE Pair settled(Pair a) { return two_sum(a.high, fabsf(a.high) < INFINITY ? a.low : 0.0f); }
+DEVICE Triple settled(Triple a) {
+  const bool finite = fabsf(a.high) < INFINITY;
+  const Pair high = two_sum(a.high, finite ? a.low : 0.0f);
+  const Pair low = two_sum(high.low, finite ? a.lowest : 0.0f);
+  return {high.high, finite ? low.high : 0.0f, finite ? low.low : 0.0f};
 }
 
 /// a + b exactly, if |a| >= |b| or a is 0.
@@ -37,19 +84,6 @@ DEVICE Pair two_product(float a, float b) {
   return {product, __fmaf_rn(a, b, -product)};
 }
 
-/// Sum of two pairs, good to about 2^-46. `high` stays the plain sum, so an infinity keeps its sign there whatever becomes of
-/// `low`; `settled` brings the parts in order at the end.
-DEVICE Pair add(Pair a, Pair b) {
-  const Pair sum = two_sum(a.high, b.high);
-  return {sum.high, __fadd_rn(sum.low, __fadd_rn(a.low, b.low))};
-}
-
-/// The same sum with |low| at most half a unit in the last place of `high`; an infinite or NaN sum has `low` 0.
-DEVICE Pair settled(Pair a) {
-  const bool finite = fabsf(a.high) < INFINITY;
-  return two_sum(a.high, finite ? a.low : 0.0f);
-}
-
 /// numerator / denominator to within one unit in the last place, without the branches of an IEEE division.
 /// The denominator is positive and, like its inverse, normal; a NaN stays NaN.
 DEVICE float quotient(float numerator, float denominator) {
@@ -60,11 +94,12 @@ DEVICE float quotient(float numerator, float denominator) {
   return __fmaf_rn(__fmaf_rn(-denominator, guess, numerator), inverse, guess);
 }
 
-/// 2^(high + low) for high + low <= 0, within 0.6 units in the last place, 0 below 2^-126. 2^0 is exactly 1, NaN stays NaN.
+/// 2^(24 + high + low) for high + low <= 0, within 0.6 units in the last place; 0 below 2^-150, where 2^24 times the result
+/// leaves the normal numbers. 2^0 is exactly 1, NaN stays NaN.
 ///
 /// high is cut into the nearest integer n and f in [-0.5, 0.5]; 2^f is 1 + f * q(f), q the minimax polynomial of degree 5 for
 /// (2^f - 1) / f (largest error 2e-9 of 2^f); n goes to the exponent.
-DEVICE float exp2_accurate(float high, float low) {
+DEVICE float exp2_times_2_24(float high, float low) {
   const float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   const float shifted = __fadd_rn(high, kToInteger);
   const float f = __fadd_rn(__fsub_rn(high, __fsub_rn(shifted, kToInteger)), low);
@@ -75,9 +110,9 @@ DEVICE float exp2_accurate(float high, float low) {
   q = __fmaf_rn(q, f, 0x1.ebfbe0p-3f);
   q = __fmaf_rn(q, f, 0x1.62e430p-1f);
   const float mantissa = __fmaf_rn(q, f, 1.0f);
-  const float scale = __uint_as_float((__float_as_uint(shifted) << 23) + 0x3f800000u);
+  const float scale = __uint_as_float((__float_as_uint(shifted) << 23) + ((127u + 24u) << 23));
   // The comparison is false for NaN, which must come through; it also catches -inf, whose f is NaN.
-  return high < -126.0f ? 0.0f : __fmul_rn(mantissa, scale);
+  return high < -150.0f ? 0.0f : __fmul_rn(mantissa, scale);
 }
 
 /// ln(1 + x) for x >= 0, within about one unit in the last place; NaN stays NaN.

@@ -10,6 +10,19 @@ DEVICE uint32_t hidden_word(uint32_t kind) {
   return kind == SOFTMAX_LOG_PROBABILITIES ? T::kMinusInfinity : 0u;
 }
 
+/// The sum that a row's gradients need. The products y * dy of f32 have digits that a Pair would drop, and where y is nearly 1
+/// they are what is left of dy - sum(y * dy).
+template <class T>
+struct TermSumOf {
+  using Type = Pair;
+};
+template <>
+struct TermSumOf<F32> {
+  using Type = Triple;
+};
+template <class T>
+using TermSum = typename TermSumOf<T>::Type;
+
 /// Gradients of softmax, or with `kLog` of log-softmax.
 /// All 32 lanes of a warp must make every call together: the log form looks up a table by shuffles.
 template <class T, bool kLog>
@@ -18,22 +31,20 @@ class Gradient {
   explicit DEVICE Gradient(const SoftmaxBackwardParams& p) : scale(p.scale), scale_rest(p.scale_rest) {}
 
   /// Adds the entry's term to a sum: y * dy, or dy for the log form; nothing if the entry is hidden, whatever dy is.
-  DEVICE void add_term(Pair& sum, float y, float dy) const {
+  DEVICE void add_term(TermSum<T>& sum, float y, float dy) const {
     dy = hidden(y) ? 0.0f : dy;
     if constexpr (kLog) return accumulate(sum, dy);
     const Pair term = two_product(y, dy);
     accumulate(sum, term.high);
     // The product of two 16-bit elements is exact.
-    if constexpr (T::kPerWord == 1) sum.low = __fadd_rn(sum.low, term.low);
+    if constexpr (T::kPerWord == 1) accumulate_low(sum, term.low);
   }
 
   /// The gradient of the entry's logit; `sum` is settled.
-  DEVICE float of_logit(float y, float dy, Pair sum) const {
+  DEVICE float of_logit(float y, float dy, const TermSum<T>& sum) const {
     dy = hidden(y) ? 0.0f : dy;
     if constexpr (!kLog) {
-      // Where dy and the sum cancel, their difference is exact, and the low part brings back what the sum had rounded away.
-      const float difference = __fsub_rn(__fsub_rn(dy, sum.high), sum.low);
-      return y == 0.0f ? 0.0f : difference * scale * y * scale_rest;
+      return y == 0.0f ? 0.0f : difference(dy, sum) * scale * y * scale_rest;
     }
     const PreciseExp p = table.exp(y);
     // p * sum = 2^exponent * (product + rest). The exponent is applied in two steps, since it may be below that of f32.

@@ -32,6 +32,7 @@ struct Larger {
 struct Sum {
   DEVICE WeightSum operator()(WeightSum a, WeightSum b) const { return add(a, b); }
   DEVICE Pair operator()(Pair a, Pair b) const { return add(a, b); }
+  DEVICE Triple operator()(Triple a, Triple b) const { return add(a, b); }
 };
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
@@ -39,6 +40,9 @@ DEVICE WeightSum shuffle_xor(WeightSum value, int mask) {
   return {shuffle_xor(value.below, mask), shuffle_xor(value.ties, mask)};
 }
 DEVICE Pair shuffle_xor(Pair value, int mask) { return {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask)}; }
+DEVICE Triple shuffle_xor(Triple value, int mask) {
+  return {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask), shuffle_xor(value.lowest, mask)};
+}
 
 /// Combines the values of each group of `kLanes` (a power of two up to 32) neighbouring lanes of a warp.
 /// All 32 lanes must call; every lane gets the result of its group. Contains no barrier.

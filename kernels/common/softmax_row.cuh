@@ -50,7 +50,7 @@ DEVICE void finish_row(RowPiece<T, kLanes, kVectors>& x, const SoftmaxForwardPar
   replace([&](float logit) {
     // Whatever the upstream gradient is, a hidden logit gets 0; only a NaN row stays NaN.
     if (logit == -INFINITY) return 0.0f * inverse.high;
-    return scaled<T>(scores.weight(logit), factor) * p.upstream_scale_rest;
+    return scores.weighted(logit, factor) * p.upstream_scale_rest;
   });
 }
 
@@ -78,11 +78,11 @@ DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors>& x, const Scores<T
 
 /// The lane's part of the row's sum. Contains no barrier.
 template <class T, bool kLog, class Piece>
-DEVICE Pair sum_of_terms(const Gradient<T, kLog>& gradient, const Piece& y, const Piece& dy, uint32_t length) {
-  Pair of_vector[Piece::kVectorCount];
+DEVICE TermSum<T> sum_of_terms(const Gradient<T, kLog>& gradient, const Piece& y, const Piece& dy, uint32_t length) {
+  TermSum<T> of_vector[Piece::kVectorCount];
 #pragma unroll
   for (int v = 0; v < Piece::kVectorCount; ++v) {
-    of_vector[v] = {0.0f, 0.0f};
+    of_vector[v] = {};
     if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
 #pragma unroll
     for (int i = v * T::kPerVector; i < (v + 1) * T::kPerVector; ++i) gradient.add_term(of_vector[v], y.at(i), dy.at(i));
@@ -92,7 +92,7 @@ DEVICE Pair sum_of_terms(const Gradient<T, kLog>& gradient, const Piece& y, cons
 
 /// Puts the gradients in the place of dy. All lanes of the warp must call.
 template <class T, bool kLog, class Piece>
-DEVICE void replace_by_gradients(const Gradient<T, kLog>& gradient, const Piece& y, Piece& dy, Pair sum, uint32_t length) {
+DEVICE void replace_by_gradients(const Gradient<T, kLog>& gradient, const Piece& y, Piece& dy, TermSum<T> sum, uint32_t length) {
 #pragma unroll
   for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
     if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;

@@ -69,14 +69,30 @@ struct Scores {
 
   /// exp((x - max) / tau): 0 for a hidden score, exactly 1 for the maximum, NaN for NaN and for +inf - +inf.
   DEVICE float weight(float x) const {
-    const Pair d = difference(x);
-    if constexpr (T::kPerWord == 2) {
-      float weight;
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(d.high * tau.log2_high));
-      return weight;
+    if constexpr (T::kPerWord == 1) return weight_times_2_24(x) * 0x1p-24f;
+    const float t = difference(x).high * tau.log2_high;
+    float weight;
+    if constexpr (T::kSmallest < 0x1p-126f) {
+      // Results this small show in the element type: no flush to zero.
+      asm("ex2.approx.f32 %0, %1;" : "=f"(weight) : "f"(t));
+    } else {
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(t));
     }
+    return weight;
+  }
+
+  /// weight(x) * factor, rounded once for f32, also where the weight alone would lose digits below the normal numbers.
+  DEVICE float weighted(float x, Pair factor) const {
+    if constexpr (T::kPerWord == 2) return scaled<T>(weight(x), factor);
+    const float weight = weight_times_2_24(x);
+    // Large weights must not carry the 2^24 into the product, small ones must.
+    return weight < 0x1p-90f ? scaled<T>(weight, factor) * 0x1p-24f : scaled<T>(weight * 0x1p-24f, factor);
+  }
+
+  DEVICE float weight_times_2_24(float x) const {
+    const Pair d = difference(x);
     const Pair t = two_product(d.high, tau.log2_high);
-    return exp2_accurate(t.high, __fmaf_rn(d.high, tau.log2_low, __fmaf_rn(d.low, tau.log2_high, t.low)));
+    return exp2_times_2_24(t.high, __fmaf_rn(d.high, tau.log2_low, __fmaf_rn(d.low, tau.log2_high, t.low)));
   }
 
   /// (x - max) / tau - log_sum; -inf for a hidden score unless log_sum is NaN.

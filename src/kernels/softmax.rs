@@ -128,9 +128,9 @@ fn shape_of(plan: &Plan) -> LaunchShape {
 // Both split kernels are launched in the same shape.
 const _: () = assert!(plan::FORWARD_CHUNK.lanes == plan::BACKWARD_CHUNK.lanes);
 
-/// Two floats per row and slice: what the first of the split kernels leaves for the second.
-fn workspace(op: &'static str, device: &Device, rows: &Rows, slices: u32) -> Result<Tensor<f32>> {
-    Tensor::unfilled(op, device, Shape::new(op, &[rows.count() as usize, slices as usize, 2])?)
+/// What the first of the split kernels leaves for the second: so many floats per row and slice.
+fn workspace(op: &'static str, device: &Device, rows: &Rows, slices: u32, floats: u64) -> Result<Tensor<f32>> {
+    Tensor::unfilled(op, device, Shape::new(op, &[rows.count() as usize, slices as usize, floats as usize])?)
 }
 
 fn slices_of(plan: &Plan) -> (u32, u64) {
@@ -188,7 +188,7 @@ pub(crate) fn softmax_forward<T: Float, U: Element>(
     let plan = plan::forward(rows, dtype, wide);
     let (slices, chunks_per_slice) = slices_of(&plan);
     let mut states = match plan {
-        Plan::Split { .. } => Some(workspace(op, device, rows, slices)?),
+        Plan::Split { .. } => Some(workspace(op, device, rows, slices, 2)?),
         Plan::Rows { .. } | Plan::Columns { .. } => None,
     };
     let states = match &mut states {
@@ -252,7 +252,7 @@ pub(crate) fn softmax_backward<T: Float>(op: &'static str, results: &Results<T>,
     let plan = plan::backward(rows, dtype, y.in_wide_columns() && dy.in_wide_columns() && wide_output);
     let (slices, chunks_per_slice) = slices_of(&plan);
     let mut sums = match plan {
-        Plan::Split { .. } => Some(workspace(op, device, rows, slices)?),
+        Plan::Split { .. } => Some(workspace(op, device, rows, slices, plan::backward_sum_floats(dtype))?),
         Plan::Rows { .. } | Plan::Columns { .. } => None,
     };
     let sums = match &mut sums {
@@ -282,7 +282,7 @@ pub(crate) fn softmax_backward<T: Float>(op: &'static str, results: &Results<T>,
     for form in forms_of(&plan) {
         let id = KernelId::SoftmaxBackward { dtype, form };
         // SAFETY: both operands are borrowed views whose shapes and strides the parameters repeat; `dx` was checked to be
-        // contiguous and of their shape, and the workspace holds two floats per row and slice.
+        // contiguous and of their shape, and the workspace holds one sum per row and slice.
         unsafe { launch(device, id, &shape, &params) }?;
     }
     Ok(())

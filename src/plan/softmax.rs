@@ -109,8 +109,12 @@ pub fn forward(rows: &Rows, dtype: DType, wide: bool) -> Plan {
 
 /// The plan of a gradient, as [`forward`].
 pub fn backward(rows: &Rows, dtype: DType, wide: bool) -> Plan {
-    // Per column a sum and its rounding error.
-    plan(rows, dtype, wide, &BACKWARD, BACKWARD_CHUNK, 8)
+    plan(rows, dtype, wide, &BACKWARD, BACKWARD_CHUNK, 4 * backward_sum_floats(dtype))
+}
+
+/// Floats of a partial sum of a gradient: the sum and its rounding error, which in f32 takes two of them.
+pub const fn backward_sum_floats(dtype: DType) -> u64 {
+    if dtype.size() == 4 { 3 } else { 2 }
 }
 
 fn plan(rows: &Rows, dtype: DType, wide: bool, ladder: &[Rung], chunk: Piece, slot_bytes: u64) -> Plan {
