@@ -242,9 +242,16 @@ fn bytes_that_nobody_wrote_do_not_reach_the_host_unseen() {
         let finding = only(gpu.take_findings());
         assert_eq!(finding.detector, Detector::UNINITIALISED);
         assert!(finding.text.contains("offset 252"), "{finding}");
-        // Watching makes everything unwritten again.
-        gpu.watch(memory, 4 * 64);
+        gpu.forget(memory, 4 * 64);
         assert_eq!(gpu.first_unwritten(memory, 4 * 64), Some(memory));
+        // A watched output has to be written entirely, by each launch.
+        gpu.watch(&[memory..memory + 4 * 64]);
+        kernel.launch(1, 64, std::ptr::null_mut(), arguments).unwrap();
+        assert_eq!(only(gpu.take_findings()).detector.0, "output not written exactly once");
+        gpu.watch(&[memory..memory + 4 * 63]);
+        kernel.launch(1, 64, std::ptr::null_mut(), arguments).unwrap();
+        gpu.watch(&[]);
+        assert_eq!(gpu.take_findings(), vec![]);
         result::free_sync(memory).unwrap();
     }
 }

@@ -262,11 +262,19 @@ impl Gpu {
         unsafe { (self.functions.softgpu_only_ctas)(first, count) }
     }
 
-    /// Marks a range of device memory as never written, so that [`Gpu::first_unwritten`] tells what a launch left out.
-    pub fn watch(&self, address: u64, bytes: u64) {
+    /// Each of the next launches must write every byte of these outputs exactly once, and nothing else; none ends the
+    /// watch.
+    pub fn watch(&self, outputs: &[std::ops::Range<u64>]) {
+        let pairs: Vec<u64> = outputs.iter().flat_map(|output| [output.start, output.end - output.start]).collect();
+        // SAFETY: as many pairs as said.
+        unsafe { (self.functions.softgpu_watch)(pairs.as_ptr(), outputs.len()) }
+    }
+
+    /// Marks a range of device memory as never written, so that [`Gpu::first_unwritten`] tells what was left out since.
+    pub fn forget(&self, address: u64, bytes: u64) {
         // SAFETY: no host pointers.
-        let code = unsafe { (self.functions.softgpu_watch)(address, bytes) };
-        assert_eq!(code, 0, "{bytes} bytes at {address:#x} cannot be watched: {}", self.last_error());
+        let code = unsafe { (self.functions.softgpu_forget)(address, bytes) };
+        assert_eq!(code, 0, "{bytes} bytes at {address:#x} cannot be forgotten: {}", self.last_error());
     }
 
     /// The first address of a range that nobody wrote.

@@ -229,8 +229,20 @@ export! {
         thread::current().inner().settings.only_ctas = chosen;
     }
 
+    /// Each of the next launches must write every byte of these outputs exactly once, and nothing else. `outputs` holds
+    /// `count` pairs of an address and a number of bytes; none ends the watch.
+    fn softgpu_watch(outputs: *const u64, count: usize) -> (), or (); {
+        let numbers: &[u64] = match outputs.is_null() {
+            true => &[],
+            // SAFETY: not null; the caller says that `count` pairs are there.
+            false => unsafe { std::slice::from_raw_parts(outputs, 2 * count) },
+        };
+        let ranges = numbers.chunks_exact(2).map(|pair| pair[0]..pair[0].saturating_add(pair[1]));
+        thread::current().inner().settings.watch = ranges.collect();
+    }
+
     /// Marks a range of device memory as never written.
-    fn softgpu_watch(address: u64, bytes: u64) -> u32, or Code::UNKNOWN.0; {
+    fn softgpu_forget(address: u64, bytes: u64) -> u32, or Code::UNKNOWN.0; {
         on_memory(state::space().forget(address, bytes))
     }
 
@@ -312,8 +324,8 @@ export! {
 
     /// Calls `each` for every launch of the calling thread, in order of execution, and forgets them.
     fn softgpu_take_launches(each: Each<LaunchC>, data: *mut c_void) -> usize, or 0; {
-        let launches = std::mem::take(&mut thread::current().inner().launches);
-        hand_out(&launches, each, data, with_launch)
+        let mut launches = std::mem::take(&mut thread::current().inner().launches);
+        hand_out(launches.make_contiguous(), each, data, with_launch)
     }
 
     /// Writes why the calling thread's last failing call failed, NUL-terminated and cut to `capacity` bytes. Answers the

@@ -117,6 +117,13 @@ pub(super) fn driver() -> Option<(&'static CStr, Library)> {
 ///
 /// To be called before the first driver call; calling it again does no harm. It never replaces a driver that is loaded
 /// already, and it changes nothing for programs that do not call it.
+///
+/// ```
+/// softgpu::install()?;
+/// let gpu = softgpu::ctl::connect()?;
+/// gpu.seed(7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn install() -> Result<(), InstallError> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

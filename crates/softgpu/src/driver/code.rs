@@ -144,6 +144,8 @@ impl Code {
                 | Code::INVALID_ADDRESS_SPACE
                 | Code::INVALID_PC
                 | Code::LAUNCH_FAILED
+                // An operation that panicked: nobody knows what it has done.
+                | Code::UNKNOWN
         )
     }
 }

@@ -63,6 +63,7 @@ fn destroy(call: &Call, mut state: Guard, device: DeviceId) -> Guard {
     state.streams.retain(|id, stream| stream.device != device || *id == legacy);
     let device = state.device_mut(device);
     device.sticky = None;
+    device.once = None;
     device.per_thread.clear();
     device.current_pool = default_pool;
     device.limits = HashMap::new();
@@ -167,8 +168,8 @@ entry! {
     fn cuCtxSynchronize(call) {
         let (state, device) = call.context()?;
         let everything = state.everything(device);
-        let state = queue::drive_all(state, &everything);
-        state.device(device).sticky.map_or(Ok(()), Err)
+        let mut state = queue::drive_all(state, &everything);
+        state.verdict(device)
     }
 
     fn cuCtxGetLimit(call, out: Out<usize>, limit: u32) {

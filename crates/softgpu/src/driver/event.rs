@@ -122,8 +122,8 @@ entry! {
         let (state, device) = call.context()?;
         let recorded = lookup(call, &state, handle)?.recorded.clone();
         let Some(recorded) = recorded else { return Ok(()) };
-        let state = queue::drive(state, recorded.stream, recorded.position);
-        state.device(device).sticky.map_or(Ok(()), Err)
+        let mut state = queue::drive(state, recorded.stream, recorded.position);
+        state.verdict(device)
     }
 
     fn cuEventQuery(call, handle: u64) {
@@ -135,7 +135,7 @@ entry! {
             Answer::NotYet => return Err(Code::NOT_READY),
             Answer::RunNow => state = queue::drive(state, recorded.stream, recorded.position),
         }
-        state.device(device).sticky.map_or(Ok(()), Err)
+        state.verdict(device)
     }
 
     fn cuEventElapsedTime(call, out: Out<f32>, start: u64, end: u64) {

@@ -327,7 +327,7 @@ pub fn settle(call: &Call, mut state: Guard, id: StreamId, position: u64) -> sup
     if mode == Streams::Sync {
         state = drive(state, id, position);
     }
-    state.device(device).sticky.map_or(Ok(()), Err)
+    state.verdict(device)
 }
 
 /// Runs the head of a stream, which waits for nothing.
@@ -345,7 +345,7 @@ fn run_head(mut state: Guard, id: StreamId) -> Guard {
     });
     let mut state = state::lock();
     if let Err(code) = result {
-        state.device_mut(device).sticky.get_or_insert(code);
+        state.note_failure(device, code);
     }
     if let Some(stream) = state.streams.get_mut(&id) {
         stream.running = false;

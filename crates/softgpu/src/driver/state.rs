@@ -62,6 +62,8 @@ pub struct Device {
     pub flags: u32,
     /// An error after which every call on the context returns it again.
     pub sticky: Option<Code>,
+    /// An error of an operation that leaves the context usable, not told yet.
+    pub once: Option<Code>,
     /// The legacy default stream.
     pub legacy: StreamId,
     /// Per-thread default streams, by number of the host thread.
@@ -182,6 +184,7 @@ impl State {
             retained: 0,
             flags: 0,
             sticky: None,
+            once: None,
             legacy,
             per_thread: HashMap::new(),
             current_pool: pool,
@@ -219,6 +222,18 @@ impl State {
     /// A device that is known to exist.
     pub fn device_mut(&mut self, device: DeviceId) -> &mut Device {
         &mut self.devices[device.0 as usize]
+    }
+
+    /// How the work of a device that has run so far ended: its sticky error, else an error that is told once.
+    pub fn verdict(&mut self, device: DeviceId) -> super::code::Result {
+        let device = self.device_mut(device);
+        device.sticky.or_else(|| device.once.take()).map_or(Ok(()), Err)
+    }
+
+    /// Notes how an operation of a device failed.
+    pub fn note_failure(&mut self, device: DeviceId, code: Code) {
+        let device = self.device_mut(device);
+        if code.is_sticky() { &mut device.sticky } else { &mut device.once }.get_or_insert(code);
     }
 
     /// A handle nobody has had before.

@@ -86,8 +86,8 @@ entry! {
         let (mut state, device) = call.context()?;
         let id = resolve(call, &mut state, device, handle)?;
         let positions = state.all_of(id);
-        let state = queue::drive_all(state, &positions);
-        state.device(device).sticky.map_or(Ok(()), Err)
+        let mut state = queue::drive_all(state, &positions);
+        state.verdict(device)
     }
 
     fn cuStreamQuery(call, handle: u64) {
@@ -100,7 +100,7 @@ entry! {
                 Answer::RunNow => state = queue::drive(state, id, position),
             }
         }
-        state.device(device).sticky.map_or(Ok(()), Err)
+        state.verdict(device)
     }
 
     /// Waits for the latest record of the event at the time of this call; later records do not matter.

@@ -12,7 +12,7 @@ use crate::ctl::env;
 use crate::ctl::types::{Finding, LaunchRecord, Leak, Streams};
 use crate::launch::Settings;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -37,14 +37,12 @@ pub struct Inner {
     pub profile: Option<&'static Profile>,
     /// Driver calls that are to fail.
     pub plan: Plan,
-    /// Output ranges that the next launches must write entirely.
-    pub watched: Vec<(u64, u64)>,
     /// What the checks found.
     pub findings: Vec<Finding>,
     /// Counters by kernel, summed over launches.
     pub counters: BTreeMap<String, Counters>,
     /// The launches, in order of execution.
-    pub launches: Vec<LaunchRecord>,
+    pub launches: VecDeque<LaunchRecord>,
     /// What was left behind in contexts that were released.
     pub leaks: Vec<Leak>,
     /// Whether reports are printed as they are made.
@@ -80,10 +78,9 @@ impl HostThread {
             streams: defaults.streams,
             profile: None,
             plan: defaults.plan.clone(),
-            watched: Vec::new(),
             findings: Vec::new(),
             counters: BTreeMap::new(),
-            launches: Vec::new(),
+            launches: VecDeque::new(),
             leaks: Vec::new(),
             echo: true,
             random: defaults.settings.seed ^ number,
@@ -160,9 +157,9 @@ impl HostThread {
         let mut inner = self.inner();
         *inner.counters.entry(record.kernel.clone()).or_default() += &counters;
         if inner.launches.len() == REMEMBERED {
-            inner.launches.remove(0);
+            inner.launches.pop_front();
         }
-        inner.launches.push(record);
+        inner.launches.push_back(record);
     }
 
     /// A random number below `bound`, from the thread's seed.
