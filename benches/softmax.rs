@@ -5,7 +5,8 @@ mod common;
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
 use sumexp::{Dim, Float, SoftmaxOptions, bf16, f16};
-use sumexp::{log_softmax_backward_into, log_softmax_into, logsumexp_into, softmax_backward_into, softmax_into};
+use sumexp::{log_softmax, log_softmax_backward_into, log_softmax_into, logsumexp_into};
+use sumexp::{softmax, softmax_backward_into, softmax_into};
 
 /// Row lengths along the last dim: from attention over a few keys to vocabularies.
 const LENGTHS: [usize; 14] = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144];
@@ -44,11 +45,14 @@ fn family<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, di
     case("log_softmax").measure(criterion, &logits, dims, |o, y| log_softmax_into(&o.x[0], dim, &options, y));
     case("logsumexp").measure(criterion, &logits, &rows, |o, lse| logsumexp_into(&o.x[0], dim, &options, lse));
 
-    // The results of the forward pass are any numbers here: what a gradient moves does not depend on them.
-    let results = Operands::of(vec![input(), normal::<T>(&machine.device, dims, 2)]);
+    let gradient = || normal::<T>(&machine.device, dims, 2);
     let [y, dy] = [0, 1];
+    let results = softmax(&logits.x[0], dim, &options).expect("the forward pass").into_tensor();
+    let results = Operands::of(vec![results, gradient()]);
     case("softmax_backward")
         .measure(criterion, &results, dims, |o, dx| softmax_backward_into(&o.x[y], &o.x[dy], dim, &options, dx));
+    let results = log_softmax(&logits.x[0], dim, &options).expect("the forward pass").into_tensor();
+    let results = Operands::of(vec![results, gradient()]);
     case("log_softmax_backward")
         .measure(criterion, &results, dims, |o, dx| log_softmax_backward_into(&o.x[y], &o.x[dy], dim, &options, dx));
 }
