@@ -245,10 +245,10 @@ fn bytes_that_nobody_wrote_do_not_reach_the_host_unseen() {
         gpu.forget(memory, 4 * 64);
         assert_eq!(gpu.first_unwritten(memory, 4 * 64), Some(memory));
         // A watched output has to be written entirely, by each launch.
-        gpu.watch(&[memory..memory + 4 * 64]);
+        gpu.watch(&[(memory, 4 * 64)]);
         kernel.launch(1, 64, std::ptr::null_mut(), arguments).unwrap();
         assert_eq!(only(gpu.take_findings()).detector.0, "output not written exactly once");
-        gpu.watch(&[memory..memory + 4 * 63]);
+        gpu.watch(&[(memory, 4 * 63)]);
         kernel.launch(1, 64, std::ptr::null_mut(), arguments).unwrap();
         gpu.watch(&[]);
         assert_eq!(gpu.take_findings(), vec![]);

@@ -262,10 +262,10 @@ impl Gpu {
         unsafe { (self.functions.softgpu_only_ctas)(first, count) }
     }
 
-    /// Each of the next launches must write every byte of these outputs exactly once, and nothing else; none ends the
-    /// watch.
-    pub fn watch(&self, outputs: &[std::ops::Range<u64>]) {
-        let pairs: Vec<u64> = outputs.iter().flat_map(|output| [output.start, output.end - output.start]).collect();
+    /// Each of the next launches must write every byte of these outputs exactly once, and nothing else. An output is an
+    /// address and a number of bytes; none ends the watch.
+    pub fn watch(&self, outputs: &[(u64, u64)]) {
+        let pairs: Vec<u64> = outputs.iter().flat_map(|&(address, bytes)| [address, bytes]).collect();
         // SAFETY: as many pairs as said.
         unsafe { (self.functions.softgpu_watch)(pairs.as_ptr(), outputs.len()) }
     }
