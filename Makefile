@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: help setup demo test bench check softgpu gpu-bundle resources
+.PHONY: mutants help setup demo test bench check softgpu gpu-bundle resources
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -35,3 +35,6 @@ gpu-bundle: setup ## target/gpu-bundle.tar.gz: tests and benchmarks for a GPU ho
 
 resources: setup ## registers, shared memory, spills and occupancy of every kernel
 	$(CARGO) run --quiet --example resources
+
+mutants: setup   ## break the kernels in one place at a time; shows which test notices (takes about half an hour)
+	$(CARGO) run --quiet --example mutants -- $(ARGS)
