@@ -79,7 +79,7 @@ pub fn all(nvcc: &Nvcc, archs: &[&str], root: &Path, out: &Path, sources: &[Sour
     // Cargo's own limit on parallel work. With fewer files than cores nvcc takes the architectures side by side.
     let cores = env::var("NUM_JOBS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_usize).max(1);
     let workers = cores.min(pending.len());
-    let threads = if workers == 0 { 1 } else { cores / workers };
+    let threads = cores.checked_div(workers).unwrap_or(1);
     let next = AtomicUsize::new(0);
     let failures: Mutex<Vec<(usize, Failure)>> = Mutex::new(Vec::new());
     thread::scope(|scope| {
