@@ -2,7 +2,7 @@
 //!
 //! A program loads this crate's shared library as `libcuda.so` and calls it as it would call NVIDIA's. Every entry goes
 //! through [`call::enter`]; what it touches is in [`state`]; work goes through the queues of [`queue`] and is done by
-//! [`work`]. Entries that do not exist here answer 801 and say so on stderr ([`stubs`]).
+//! [`work`]. Entries that do not exist here answer 801 and say so on stderr ([`unsupported`]).
 
 #![allow(non_snake_case)]
 
@@ -17,6 +17,7 @@ pub mod host;
 pub mod inject;
 pub mod launch;
 pub mod leak;
+pub mod lookup;
 pub mod memory;
 pub mod occupancy;
 pub mod pool;
@@ -24,6 +25,6 @@ pub mod profile;
 pub mod queue;
 pub mod state;
 pub mod stream;
-pub mod stubs;
 pub mod thread;
+pub mod unsupported;
 pub mod work;

@@ -1,50 +1,8 @@
-//! Entries that are exported but not implemented: a program that calls one stops there, with its name on stderr.
-//!
-//! They are exported because common bindings panic on a missing symbol, which says less than an error code.
+//! Questions about the driver itself: the words of an error, the address of an entry.
 
-use super::call::{Call, In, Out, enter, entry};
+use super::call::{Call, In, Out, entry};
 use super::code::{Code, Result};
 use std::ffi::{CStr, CString, c_char, c_void};
-
-macro_rules! unsupported {
-    ($($name:ident)*) => {$(
-        #[doc = concat!("The driver API entry `", stringify!($name), "`: not implemented, answers 801.")]
-        #[doc = ""]
-        #[doc = "# Safety"]
-        #[doc = "None needed: the arguments are not looked at."]
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name() -> u32 {
-            enter(stringify!($name), |call| Err(call.unsupported(Code::NOT_SUPPORTED, "not implemented")))
-        }
-    )*};
-}
-
-// Arguments are passed in registers and on the caller's stack, so a callee that ignores them may declare none.
-unsupported! {
-    cuCtxCreate_v2 cuCtxCreate_v3 cuCtxCreate_v4 cuCtxDestroy_v2 cuCtxEnablePeerAccess cuCtxDisablePeerAccess
-    cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v3
-    cuThreadExchangeStreamCaptureMode cuStreamAttachMemAsync cuStreamAddCallback
-    cuGraphCreate cuGraphDestroy cuGraphExecDestroy cuGraphInstantiate_v2 cuGraphInstantiateWithFlags
-    cuGraphInstantiateWithParams cuGraphLaunch cuGraphUpload cuGraphGetNodes cuGraphDebugDotPrint
-    cuGraphExecUpdate_v2 cuGraphAddKernelNode_v2 cuGraphAddMemcpyNode cuGraphAddMemsetNode
-    cuTensorMapEncodeTiled cuTensorMapEncodeIm2col cuTensorMapReplaceAddress
-    cuMemAllocManaged cuMemAdvise cuMemAdvise_v2 cuMemPrefetchAsync cuMemPrefetchAsync_v2
-    cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2
-    cuMemAllocPitch_v2 cuMemcpy2D_v2 cuMemcpy2DAsync_v2 cuMemcpy3D_v2 cuMemcpy3DAsync_v2 cuMemcpyPeer
-    cuMemsetD2D8_v2 cuMemsetD2D16_v2 cuMemsetD2D32_v2
-    cuMemAddressReserve cuMemAddressFree cuMemCreate cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess
-    cuMemGetAllocationGranularity cuMemPoolSetAccess cuMemPoolGetAccess cuMemPoolExportToShareableHandle
-    cuIpcGetMemHandle cuIpcOpenMemHandle_v2 cuIpcCloseMemHandle cuIpcGetEventHandle cuIpcOpenEventHandle
-    cuImportExternalMemory cuDestroyExternalMemory cuExternalMemoryGetMappedBuffer
-    cuImportExternalSemaphore cuDestroyExternalSemaphore
-    cuLibraryLoadData cuLibraryLoadFromFile cuLibraryUnload cuLibraryGetKernel cuLibraryGetModule cuKernelGetFunction
-    cuLinkCreate_v2 cuLinkAddData_v2 cuLinkComplete cuLinkDestroy
-    cuModuleGetTexRef cuModuleGetSurfRef
-    cuOccupancyMaxActiveClusters cuOccupancyMaxPotentialClusterSize
-    cuPointerGetAttributes cuPointerSetAttribute
-    cuProfilerStart cuProfilerStop cuProfilerInitialize
-    cuStreamWaitValue32_v2 cuStreamWriteValue32_v2 cuStreamWaitValue64_v2 cuStreamWriteValue64_v2
-}
 
 fn answer_text(call: &Call, out: &Out<*const c_char>, text: Option<&'static CStr>) -> Result {
     match text {
