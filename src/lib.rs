@@ -1,4 +1,44 @@
-//! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise.
+//! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise: softmax, log-softmax, logsumexp, softmin and
+//! cross-entropy, forward and backward, in f16, bf16 and f32, on tensors that no safe program can misuse.
+//!
+//! ```
+//! use sumexp::{CrossEntropy, Device, Dim, SoftmaxOptions, Tensor, cross_entropy, softmax};
+//!
+//! let device = Device::cuda(0).unwrap_or(Device::cpu());
+//! let logits = Tensor::from_slice(&device, &[2, 3], &[1.0f32, 2.0, 3.0, 0.0, 0.0, 9.0])?;
+//! let targets = Tensor::from_slice(&device, &[2], &[2i64, 0])?;
+//!
+//! let p = softmax(&logits, Dim::LAST, &SoftmaxOptions::default())?;
+//! assert!((p.to_vec()?[2] - 0.665_240_94).abs() < 1e-6);
+//!
+//! let loss = cross_entropy(&logits, Dim::LAST, &targets, &CrossEntropy::default())?.loss;
+//! assert!((loss.to_vec()?[0] - 4.703_926_6).abs() < 1e-5);
+//! # Ok::<(), sumexp::Error>(())
+//! ```
+//!
+//! # What to know
+//!
+//! - **A [`Device`] is the host, or one GPU and one in-order stream on it.** Operations are enqueued and return; the host
+//!   waits where it reads, in [`Tensor::to_vec`]. Everything works without a GPU: [`Device::cpu`] runs the float64
+//!   reference, with the same checks and the same errors.
+//! - **[`Tensor`]s own memory, [`View`]s borrow it.** A view is any slice, permutation or expansion of a tensor, without a
+//!   copy, and every operation takes views of any strides. Results are contiguous.
+//! - **Every operation exists twice**: `softmax` allocates its result, `softmax_into` writes where the caller says.
+//! - **-inf hides, and so does a [`Mask`].** Hidden entries get probability 0 and gradient 0, whatever bits they hold. A row
+//!   with nothing visible is all 0, and its lse is -inf: never NaN. A visible NaN or +inf makes its own row NaN, no other.
+//! - **Types tell results apart.** [`Probabilities`], [`LogProbabilities`] and [`Lse`] do not pass for logits: softmax before
+//!   cross-entropy does not compile. A dim is a [`Dim`], never a bare number.
+//! - **The same bits every time.** A row's result depends on that row alone: not on the batch around it, its alignment, its
+//!   strides, or the schedule of the GPU. Sums are accumulated in f32 and rounded once.
+//! - **Errors are values.** A bad argument is an [`Error`] before anything is launched or written; bad data that a kernel
+//!   meets, such as a target that is no class, is one at the next [`Device::check`] or host copy. Nothing panics.
+//!
+//! # Memory and streams
+//!
+//! A tensor may be dropped while its device still works on it, from any thread, before or after its device: the memory is
+//! given back behind that work. Tensors of two streams do not mix ([`Error::DifferentDevices`]); [`Tensor::to_device`] is
+//! the bridge, free of copies on one GPU. Memory of other libraries comes in through [`interop`], their streams through
+//! [`Device::from_stream`]; both are `unsafe`, and nothing else is.
 
 mod device;
 mod dtype;

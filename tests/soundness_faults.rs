@@ -3,7 +3,7 @@
 mod common;
 
 use common::gpu::World;
-use sumexp::{Device, Error, Tensor};
+use sumexp::{Device, Dim, Error, SoftmaxOptions, Tensor, softmax};
 
 const LEN: usize = 64;
 /// `CUDA_ERROR_UNKNOWN`: no code of this crate gives it a meaning.
@@ -154,16 +154,23 @@ fn memory_that_runs_out_is_named() {
     assert!(world.gpu().is_none() || nth > 12, "{nth}");
 }
 
-/// Contexts are made once per process, so each of these faults has a process of its own.
+/// The smallest thing that loads an image and launches.
+fn kernel(device: &Device) -> Result<Vec<f32>, Error> {
+    let x = Tensor::<f32>::zeros(device, &[4])?;
+    softmax(&x, Dim::LAST, &SoftmaxOptions::default())?.to_vec()
+}
+
+/// Contexts are made and kernels loaded once per process, so each of these faults has a process of its own.
 #[test]
 fn a_device_that_cannot_be_opened_can_be_opened_later() {
     const CHILD: &str = "SUMEXP_TEST_CHILD";
     if std::env::var_os(CHILD).is_some() {
         let world = common::gpu::chosen();
         assert_eq!(world, common::gpu::Chosen::Soft);
-        let failed = Device::cuda(0).unwrap_err();
+        let failed = Device::cuda(0).and_then(|device| kernel(&device)).unwrap_err();
         let device = Device::cuda(0).unwrap();
         assert_eq!(program(&device).unwrap(), right());
+        assert_eq!(kernel(&device).unwrap(), [0.25; 4]);
         return println!("refused with: {failed}");
     }
     if common::gpu::chosen() == common::gpu::Chosen::Cuda {
@@ -180,6 +187,12 @@ fn a_device_that_cannot_be_opened_can_be_opened_later() {
         ("cuDevicePrimaryCtxRetain", 1),
         ("cuCtxPushCurrent_v2", 1),
         ("cuStreamCreate", 1),
+        ("cuModuleLoadData", 1),
+        ("cuModuleGetFunction", 1),
+        ("cuFuncGetAttribute", 2),
+        ("cuFuncSetAttribute", 1),
+        ("cuFuncGetParamInfo", 1),
+        ("cuLaunchKernel", 1),
     ] {
         for nth in 1..=count {
             let child = std::process::Command::new(std::env::current_exe().unwrap())
