@@ -99,7 +99,6 @@ driver_functions! {
     );
 
     module_load_data = cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
-    module_unload = cuModuleUnload(module: CUmodule);
     module_get_function = cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
     func_get_attribute = cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: CUfunction);
     func_set_attribute = cuFuncSetAttribute(function: CUfunction, attribute: c_int, value: c_int);
