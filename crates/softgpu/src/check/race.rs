@@ -212,3 +212,122 @@ pub(crate) struct Race {
     /// The earlier party.
     pub clash: Clash,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(warps: u32) -> Order {
+        let mut order = Order::new(warps);
+        order.cover_shared(64);
+        order
+    }
+
+    fn by(warp: u32, lane: u32) -> By {
+        By { warp, lane, pc: 100 + warp, strong: false }
+    }
+
+    fn meet(order: &mut Order, warps: u32) {
+        for warp in 0..warps {
+            order.arrive(0, warp, u32::MAX);
+        }
+        order.complete(0, &vec![u32::MAX; warps as usize]);
+    }
+
+    const READ: Option<bool> = None;
+    const WRITE: Option<bool> = Some(false);
+    const WRITE_SAME: Option<bool> = Some(true);
+
+    #[test]
+    fn every_unordered_pair_with_a_write_in_it() {
+        for (first, second, races) in [
+            (READ, READ, false),
+            (READ, WRITE, true),
+            (WRITE, READ, true),
+            (WRITE, WRITE, true),
+            (WRITE, WRITE_SAME, false),
+            (READ, WRITE_SAME, true),
+        ] {
+            for other in [by(1, 0), by(0, 5)] {
+                let mut order = order(2);
+                assert_eq!(order.touch_shared(by(0, 0), 8, 0xF, first), None);
+                let clash = order.touch_shared(other, 8, 0xF, second);
+                assert_eq!(clash.is_some(), races, "{first:?} then {second:?} by warp {}", other.warp);
+                if let Some(clash) = clash {
+                    assert_eq!((clash.warp, clash.lane, clash.pc, clash.wrote), (0, 0, 100, first.is_some()));
+                }
+                // Behind a barrier anybody may do as they like.
+                meet(&mut order, 2);
+                assert_eq!(order.touch_shared(by(1, 7), 8, 0xF, WRITE), None);
+            }
+        }
+    }
+
+    #[test]
+    fn one_of_many_readers_is_enough() {
+        let mut order = order(4);
+        for warp in 0..4 {
+            for lane in 0..32 {
+                assert_eq!(order.touch_shared(by(warp, lane), 0, 0xF, READ), None);
+            }
+        }
+        // Warps 0 and 1 meet; warp 2 has read and met nobody.
+        order.arrive(1, 0, u32::MAX);
+        order.arrive(1, 1, u32::MAX);
+        order.complete(1, &[u32::MAX, u32::MAX, 0, 0]);
+        let clash = order.touch_shared(by(0, 0), 0, 0xF, WRITE).unwrap();
+        assert_eq!((clash.warp, clash.several, clash.wrote), (2, true, false));
+    }
+
+    #[test]
+    fn narrow_runs_keep_their_lanes_apart() {
+        // 32 lanes store two bytes each: words 0 to 15, lane 2 * i in the lower half of word i.
+        let mut order = order(2);
+        assert!(order.run_shared::<2>(by(0, 0), 0, true));
+        assert_eq!(order.touch_shared(by(0, 6), 12, 0b0011, READ), None, "its own half");
+        let clash = order.touch_shared(by(0, 6), 12, 0b1100, READ).unwrap();
+        assert_eq!((clash.lane, clash.wrote), (7, true), "the upper half is the next lane's");
+        let clash = order.touch_shared(by(1, 0), 20, 0xF, READ).unwrap();
+        assert_eq!((clash.warp, clash.lane), (0, 10));
+        // Bytes: lane 4 * i + j has byte j of word i.
+        let mut order = self::order(2);
+        assert!(order.run_shared::<1>(by(0, 0), 64, true));
+        assert_eq!(order.touch_shared(by(0, 7), 68, 0b1000, WRITE), None);
+        assert_eq!(order.touch_shared(by(0, 0), 68, 0b0100, WRITE).unwrap().lane, 6);
+        // Behind a barrier the words are whole again, and runs settle at a glance.
+        meet(&mut order, 2);
+        assert_eq!(order.touch_shared(by(1, 3), 68, 0xF, READ), None);
+        meet(&mut order, 2);
+        assert!(order.run_shared::<4>(by(1, 0), 64, true));
+    }
+
+    #[test]
+    fn wide_runs_name_the_lane_of_each_word() {
+        let mut order = order(2);
+        assert!(order.run_global::<16>(by(0, 0), 4096 - 128, true), "over a page boundary");
+        for (word, lane) in [(0, 0), (3, 0), (4, 1), (40, 10), (127, 31)] {
+            let clash = order.touch_global(by(1, 0), 4096 - 128 + 4 * word, 0xF, READ).unwrap();
+            assert_eq!(clash.lane, lane, "word {word}");
+        }
+        assert!(!order.run_global::<16>(by(1, 0), 4096, false), "a race: lanes have to be looked at");
+    }
+
+    #[test]
+    fn strong_accesses_do_not_race_with_each_other() {
+        let strong = |warp| By { strong: true, ..by(warp, 0) };
+        let mut order = order(2);
+        assert_eq!(order.touch_shared(strong(0), 0, 0xF, WRITE), None);
+        assert_eq!(order.touch_shared(strong(1), 0, 0xF, WRITE), None);
+        assert!(order.touch_shared(by(0, 3), 0, 0xF, READ).is_some());
+    }
+
+    #[test]
+    fn a_new_cta_starts_clean() {
+        let mut order = order(2);
+        assert_eq!(order.touch_shared(by(0, 0), 0, 0xF, WRITE), None);
+        assert_eq!(order.touch_global(by(0, 0), 1 << 20, 0b0001, WRITE), None);
+        order.restart(2);
+        assert_eq!(order.touch_shared(by(1, 0), 0, 0xF, WRITE), None);
+        assert_eq!(order.touch_global(by(1, 0), 1 << 20, 0b0001, WRITE), None);
+    }
+}
