@@ -234,11 +234,6 @@ impl Lower<'_> {
         self.fill(Source::Param { offset, bytes, signed: ty.is_signed() }, pair)
     }
 
-    /// A slot that holds a constant.
-    pub fn constant(&mut self, value: u64, pair: bool) -> Result<u16, Reject> {
-        self.fill(Source::Const(value), pair)
-    }
-
     fn symbol_address(&mut self, name: &str, offset: i64, pair: bool) -> Result<u16, Reject> {
         let symbol = self.symbol(name).ok_or_else(|| Reject(format!("unknown name {name}")))?;
         let source = match symbol.space {
