@@ -160,12 +160,8 @@ struct PreciseExp {
 /// polynomial, and each lane of the warp keeps one entry of the table 2^(k/32), which is looked up by shuffles.
 class PreciseExpTable {
  public:
-  DEVICE PreciseExpTable() {
-    // Not threadIdx.x % 32: blocks of columns have two dims, and the lookup names lanes.
-    uint32_t lane;
-    asm("mov.u32 %0, %%laneid;" : "=r"(lane));
-    entry = kRootsOfTwo[lane];
-  }
+  // The lane, also in blocks with rows of threads.
+  DEVICE PreciseExpTable() : entry(kRootsOfTwo[(threadIdx.y * blockDim.x + threadIdx.x) % 32]) {}
 
   /// All 32 lanes of the warp must call. |x| is taken to be at most 176, beyond which f32 has nothing to tell. NaN stays NaN.
   DEVICE PreciseExp exp(float x) const {
