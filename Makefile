@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: mutants help setup demo test bench check softgpu gpu-bundle resources
+.PHONY: mutants help setup demo test accuracy bench check softgpu gpu-bundle resources
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -15,6 +15,9 @@ demo: setup      ## train a next-character model, draw its loss, sample from it
 
 test: setup      ## every test; kernels run on the software GPU (SUMEXP_TEST_DEVICE=cuda: on a real one)
 	$(CARGO) test --workspace
+
+accuracy: setup  ## the largest errors over a million rows of mixed magnitude per op and type
+	SUMEXP_TEST_ROWS=1000000 $(CARGO) test --release --test softmax accuracy -- --nocapture
 
 bench: setup     ## GB/s of every op against the machine's copy bandwidth, on a GPU or on the CPU
 	$(CARGO) bench --benches -- $(ARGS)

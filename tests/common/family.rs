@@ -100,7 +100,7 @@ pub fn want<T: Format>(case: &Case, op: Op) -> Vec<Exact> {
         Op::LogSumExp => rows().iter().map(|x| exact_lse(x, tau)).collect(),
         Op::SoftmaxBackward | Op::SoftminBackward => {
             let signed = if op.negates() { -tau } else { tau };
-            backward::<T>(case, op, |y, dy| Exact::plain(row::softmax_backward(y, dy, signed)))
+            backward::<T>(case, op, |y, dy| exact_softmax_backward(y, dy, signed))
         }
         Op::LogSoftmaxBackward => backward::<T>(case, op, |y, dy| exact_log_softmax_backward(y, dy, tau)),
         Op::LogSumExpBackward => {
@@ -115,14 +115,30 @@ pub fn want<T: Format>(case: &Case, op: Op) -> Vec<Exact> {
 fn exact_lse(x: &[f64], tau: f64) -> Exact {
     let state = row::State::of(x, tau);
     let term = state.max.abs() / tau;
-    Exact { value: state.lse(tau), term: if term.is_finite() { term } else { 0.0 } }
+    Exact { value: state.lse(tau), term: finite(term) }
+}
+
+/// Special values are compared as such: they leave no room.
+fn finite(term: f64) -> f64 {
+    if term.is_finite() { term.abs() } else { 0.0 }
+}
+
+/// `y * (dy - sum(dy * y))`. The largest term of the sum may cancel with `dy` without loss, if the others are kept apart from
+/// it; but the others may cancel among themselves, and then the last bits of what they add up to without signs are lost.
+fn exact_softmax_backward(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
+    let terms = || y.iter().zip(dy).filter(|(y, _)| **y != 0.0).map(|(y, dy)| (y * dy).abs());
+    let largest = terms().fold(0.0, f64::max);
+    let others = Sum::of(terms()).subtracted_from(largest);
+    let values = row::softmax_backward(y, dy, tau).into_iter().zip(y);
+    values.map(|(value, y)| Exact { value, term: finite(y * others / tau.abs()) }).collect()
 }
 
 /// `dy - exp(y) * sum(dy)` may cancel, unless the entry is the winner, whose small gradient must be right.
 fn exact_log_softmax_backward(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
     let visible = y.iter().zip(dy).filter(|(y, _)| **y != f64::NEG_INFINITY);
     let sum = Sum::of(visible.map(|(_, dy)| *dy)).value().abs();
-    let term = |y: f64, dy: f64| if y > -0.1 || !y.is_finite() { 0.0 } else { dy.abs().max(y.exp() * sum) / tau };
+    let term =
+        |y: f64, dy: f64| if y > -0.1 || !y.is_finite() { 0.0 } else { finite(dy.abs().max(y.exp() * sum) / tau) };
     let values = row::log_softmax_backward(y, dy, tau);
     values.into_iter().zip(y.iter().zip(dy)).map(|(value, (y, dy))| Exact { value, term: term(*y, *dy) }).collect()
 }
