@@ -475,5 +475,13 @@ fn docs_rs_needs_no_compiler() {
     assert_eq!(run.compiled(), [""; 0]);
     assert_eq!(house.text("out/a.fatbin"), "");
     assert!(house.text("out/images.rs").contains("(\"b\", &B.0)"));
+    // A later build in the same folder does not take the empty images for its own.
+    house.set("CUDA_HOME", "cuda");
+    house.variables.remove("DOCS_RS");
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
+    house.variables.insert("DOCS_RS", "1".to_string());
+    assert_eq!(house.run().compiled(), [""; 0]);
+    house.variables.remove("DOCS_RS");
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
     assert!(house.text("out/params.rs").contains("struct P"));
 }

@@ -117,7 +117,8 @@ fn judge(mutant: &Mutant, copy: &Path, root: &Path) -> Option<(String, String)> 
             .expect("cargo is installed");
         let said = String::from_utf8_lossy(&built.stderr).into_owned();
         // `  Executable tests/softmax/main.rs (/path/of/the/program)`
-        let program = said.lines().find_map(|line| line.trim().strip_prefix("Executable ")?.split_once('(')?.1.strip_suffix(')'));
+        let program =
+            said.lines().find_map(|line| line.trim().strip_prefix("Executable ")?.split_once('(')?.1.strip_suffix(')'));
         let Some(program) = program.filter(|_| built.status.success()) else {
             let error = said.lines().find(|line| line.contains("error")).unwrap_or("the build failed");
             return Some(("build".to_string(), error.trim().to_string()));
@@ -167,7 +168,9 @@ fn first_failure(child: &mut Child) -> Option<(String, String)> {
         let left = LIMIT.checked_sub(start.elapsed()).unwrap_or_default();
         let line = match lines.recv_timeout(left) {
             Ok(line) => line,
-            Err(mpsc::RecvTimeoutError::Timeout) => return Some(("-".to_string(), "no end within 15 minutes".to_string())),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                return Some(("-".to_string(), "no end within 15 minutes".to_string()));
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => return failed,
         };
         match &mut failed {
