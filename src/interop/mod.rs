@@ -81,7 +81,7 @@ fn check<T: Element>(
     let too_large = Error::TooLarge { op, shape: dims.to_vec(), dtype, max: MAX_BYTES };
     let bytes = layout.span().checked_mul(align as u64).filter(|&bytes| bytes <= MAX_BYTES);
     let bytes = bytes.filter(|&bytes| address.checked_add(bytes).is_some()).ok_or(too_large)?;
-    if bytes > 0 && (address % align as u64 != 0 || address == 0) {
+    if bytes > 0 && (!address.is_multiple_of(align as u64) || address == 0) {
         return Err(Error::Misaligned { op, address, align, dtype });
     }
     // The pointer may come from any allocation of the process: its provenance was exposed by whoever made it an integer.

@@ -51,7 +51,7 @@ impl Walk {
     /// Whether `bytes` bytes from any row on, in steps of as many, are aligned to `bytes`.
     pub(super) fn aligned(&self, number: usize, address: u64, element: usize, bytes: u64) -> bool {
         let used = &self.strides[number][..self.positions.rank as usize];
-        address % bytes == 0 && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
+        address.is_multiple_of(bytes) && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
     }
 
     /// Length and stride of the fastest dim.
@@ -63,7 +63,7 @@ impl Walk {
     /// As [`Walk::aligned`], from every `bytes` bytes of the fastest dim on: its own stride does not matter.
     pub(super) fn aligned_but_last(&self, number: usize, address: u64, element: usize, bytes: u64) -> bool {
         let used = &self.strides[number][..self.positions.rank as usize - 1];
-        address % bytes == 0 && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
+        address.is_multiple_of(bytes) && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
     }
 }
 

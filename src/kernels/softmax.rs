@@ -102,7 +102,7 @@ impl Access<'_> {
         let (size, stride) = self.walk.last_dim(self.number);
         stride == 1
             && size % per_lane == 0
-            && self.stride % per_lane == 0
+            && self.stride.is_multiple_of(per_lane)
             && self.walk.aligned_but_last(self.number, self.address, self.element, 16)
     }
 

@@ -101,7 +101,7 @@ impl Shape {
             return Err(Error::Rank { op, rank: dims.len(), max: MAX_RANK });
         }
         let product = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim.max(1) as u64));
-        if !product.is_some_and(|product| product <= MAX_BYTES) {
+        if product.is_none_or(|product| product > MAX_BYTES) {
             let dtype = DType::U8.name();
             return Err(Error::TooLarge { op, shape: dims.to_vec(), dtype, max: MAX_BYTES });
         }
