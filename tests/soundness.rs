@@ -206,7 +206,7 @@ fn a_thread_that_panics_leaves_nothing_behind() {
             let _shared = x.to_device(&other).unwrap();
             panic!("on purpose: the drops of this thread run while it unwinds");
         };
-        scope.spawn(move || world.on_thread(work)).join().map(|()| ())
+        scope.spawn(move || world.on_thread(work)).join()
     });
     assert!(panicked.is_err());
     device.synchronize().unwrap();

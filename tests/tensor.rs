@@ -74,7 +74,7 @@ fn factors(mut elements: usize, mut number: usize) -> Vec<usize> {
     }
     let mut dims = vec![];
     while dims.len() < 5 && (elements > 1 || number % 2 == 1) {
-        let divisors: Vec<usize> = (1..=elements).filter(|d| elements % d == 0).collect();
+        let divisors: Vec<usize> = (1..=elements).filter(|d| elements.is_multiple_of(*d)).collect();
         let dim = divisors[number % divisors.len()];
         number /= 2;
         elements /= dim;
