@@ -16,9 +16,9 @@ fn rows() -> impl Iterator<Item = (String, Vec<f64>, Random)> {
         let scale = [0.1, 1.0, 10.0, 300.0][random.below(4)];
         let mut x: Vec<f64> = (0..len).map(|_| random.normal() * scale).collect();
         if seed % 3 == 0 {
-            for i in 1..len {
+            for x in &mut x[1..] {
                 if random.one_in(4) {
-                    x[i] = HIDDEN;
+                    *x = HIDDEN;
                 }
             }
         }
@@ -151,7 +151,7 @@ fn log_softmax_backward_is_the_jacobian_times_dy() {
 /// Central differences of `sum(dy * f(x))` along every visible entry of short rows.
 fn check_against_differences(f: impl Fn(&[f64]) -> Vec<f64>, gradient: impl Fn(&[f64], &[f64]) -> Vec<f64>) {
     for (case, x, mut random) in rows().filter(|(_, x, _)| x.len() <= 33) {
-        let x: Vec<f64> = x.iter().map(|v| v.max(-8.0).min(8.0) + if *v == HIDDEN { HIDDEN } else { 0.0 }).collect();
+        let x: Vec<f64> = x.iter().map(|v| v.clamp(-8.0, 8.0) + if *v == HIDDEN { HIDDEN } else { 0.0 }).collect();
         let dy = normals(&mut random, f(&x).len());
         let got = gradient(&x, &dy);
         let dot =

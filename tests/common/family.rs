@@ -228,10 +228,7 @@ fn want_of<T: Format>(case: &Case, op: Op) -> Vec<T> {
 }
 
 /// Puts row results in their places, row-major over the shape.
-fn scatter<V: Clone>(case: &Case, rows: impl Iterator<Item = Vec<V>>) -> Vec<V>
-where
-    V: Default,
-{
+fn scatter<V: Clone + Default>(case: &Case, rows: impl Iterator<Item = Vec<V>>) -> Vec<V> {
     let mut out = vec![V::default(); case.rows() * case.len()];
     for (places, values) in case.row_places().zip(rows) {
         places.iter().zip(values).for_each(|(place, value)| out[*place] = value);
