@@ -8,8 +8,6 @@
 #include "common/gradient.cuh"
 #include "common/reduce.cuh"
 
-extern __shared__ __align__(16) char column_slots[];
-
 template <class T, int kColumns>
 DEVICE void load_logits(ColumnPiece<T, kColumns>& x, const SoftmaxForwardParams& p, uint64_t position, uint64_t chunk) {
   const bool present = position < p.positions.count;
@@ -82,7 +80,7 @@ DEVICE void finish_columns(ColumnPiece<T, kColumns>& x, const SoftmaxForwardPara
 
 template <class T, int kColumns>
 DEVICE void forward_columns(const SoftmaxForwardParams& p) {
-  const ColumnSlots<float, kColumns> for_max(column_slots);
+  const ColumnSlots<float, kColumns> for_max(0);
   const ColumnSlots<WeightSum, kColumns> for_sum(for_max.end());
   const uint64_t chunks = chunks_of(p.length);
   const uint64_t width = uint64_t{blockDim.x} * kColumns;
@@ -161,7 +159,7 @@ DEVICE void load_operand(ColumnPiece<T, kColumns>& piece, const Operand& operand
 
 template <class T, int kColumns, bool kLog>
 DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
-  const ColumnSlots<TermSum<T>, kColumns> for_sum(column_slots);
+  const ColumnSlots<TermSum<T>, kColumns> for_sum(0);
   const Gradient<T, kLog> gradient(p);
   const uint64_t chunks = chunks_of(p.length);
   const uint64_t width = uint64_t{blockDim.x} * kColumns;
@@ -201,12 +199,14 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
   }
 }
 
-#define SOFTMAX_COLUMNS(name, T, threads, suffix, columns)                                          \
-  extern "C" __global__ void __launch_bounds__(threads, 1)                                             \
+// The blocks that a multiprocessor must be able to hold leave each kernel the registers for what it keeps: gradients hold twice
+// as much, and in wide columns four to eight sums beside it.
+#define SOFTMAX_COLUMNS(name, T, suffix, columns, threads, forward_blocks, backward_blocks)            \
+  extern "C" __global__ void __launch_bounds__(threads, forward_blocks)                             \
       softmax_forward_##name##_##suffix(const __grid_constant__ SoftmaxForwardParams p) {           \
     forward_columns<T, columns>(p);                                                                 \
   }                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(threads, 1)                                             \
+  extern "C" __global__ void __launch_bounds__(threads, backward_blocks)                            \
       softmax_backward_##name##_##suffix(const __grid_constant__ SoftmaxBackwardParams p) {         \
     if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                      \
       backward_columns<T, columns, true>(p);                                                        \
@@ -216,7 +216,7 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
   }
 
 // 16 bytes of columns per thread where the tensor allows, else one column.
-SOFTMAX_COLUMNS(f32, F32, 512, wide_columns, 4)
-SOFTMAX_COLUMNS(f16, F16, 512, wide_columns, 8)
-SOFTMAX_COLUMNS(bf16, BF16, 512, wide_columns, 8)
-FOR_EACH_DTYPE(SOFTMAX_COLUMNS, 512, columns, 1)
+SOFTMAX_COLUMNS(f32, F32, wide_columns, 4, 128, 4, 3)
+SOFTMAX_COLUMNS(f16, F16, wide_columns, 8, 128, 4, 2)
+SOFTMAX_COLUMNS(bf16, BF16, wide_columns, 8, 128, 4, 2)
+FOR_EACH_DTYPE(SOFTMAX_COLUMNS, columns, 1, 256, 2, 2)

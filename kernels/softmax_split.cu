@@ -20,6 +20,28 @@ using GradientChunk = RowPiece<T, kSplitLanes, 2>;
 template <class T>
 using GradientPart = RowPiece<T, kSplitLanes, 1>;
 
+// States and sums of slices in the workspace. Each moves in one aligned access; the intrinsics keep the compiler from taking it
+// apart.
+DEVICE void keep(void* kept, uint64_t slice, SoftmaxState state) {
+  static_cast<float2*>(kept)[slice] = {state.max, state.others};
+}
+DEVICE void keep(void* kept, uint64_t slice, Pair sum) { static_cast<float2*>(kept)[slice] = {sum.high, sum.low}; }
+DEVICE void keep(void* kept, uint64_t slice, Triple sum) {
+  static_cast<float4*>(kept)[slice] = {sum.high, sum.low, sum.lowest, 0.0f};
+}
+DEVICE void take(const void* kept, uint64_t slice, SoftmaxState& state) {
+  const float2 two = __ldcg(static_cast<const float2*>(kept) + slice);
+  state = {two.x, two.y};
+}
+DEVICE void take(const void* kept, uint64_t slice, Pair& sum) {
+  const float2 two = __ldcg(static_cast<const float2*>(kept) + slice);
+  sum = {two.x, two.y};
+}
+DEVICE void take(const void* kept, uint64_t slice, Triple& sum) {
+  const float4 four = __ldcg(static_cast<const float4*>(kept) + slice);
+  sum = {four.x, four.y, four.z};
+}
+
 /// Which part of which row a block works on.
 struct Slice {
   uint64_t position;
@@ -75,7 +97,7 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
       ties += sum.ties;
     });
     const WeightSum sum = row_reduce<kSplitLanes>(WeightSum{below.high + below.low, ties}, Sum(), for_sum);
-    if (threadIdx.x == 0) static_cast<SoftmaxState*>(p.states)[block] = SoftmaxState::of(max, sum);
+    if (threadIdx.x == 0) keep(p.states, block, SoftmaxState::of(max, sum));
   }
 }
 
@@ -84,7 +106,7 @@ template <class T>
 DEVICE SoftmaxState merged_state(const SoftmaxForwardParams& p, uint64_t position, MergeSlots<float, kSplitLanes>& for_max,
                                  MergeSlots<WeightSum, kSplitLanes>& for_sum) {
   SoftmaxState of_slice = {-INFINITY, 0.0f};
-  if (threadIdx.x < p.slices) of_slice = static_cast<const SoftmaxState*>(p.states)[position * p.slices + threadIdx.x];
+  if (threadIdx.x < p.slices) take(p.states, position * p.slices + threadIdx.x, of_slice);
   const float max = row_reduce<kSplitLanes>(of_slice.max, Larger(), for_max);
   // The slice's own maximum weighs `weight`, the others of the slice so much less.
   const float weight = Scores<T>(p.temperature, max).weight(of_slice.max);
@@ -144,7 +166,7 @@ DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>,
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
     odd = !odd;
-    if (threadIdx.x == 0) static_cast<TermSum<T>*>(p.sums)[block] = sum;
+    if (threadIdx.x == 0) keep(p.sums, block, sum);
   }
 }
 
@@ -157,7 +179,7 @@ DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<TermSum<
   for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Slice slice(block, p.slices);
     TermSum<T> of_slice = {};
-    if (threadIdx.x < p.slices) of_slice = static_cast<const TermSum<T>*>(p.sums)[slice.position * p.slices + threadIdx.x];
+    if (threadIdx.x < p.slices) take(p.sums, slice.position * p.slices + threadIdx.x, of_slice);
     const TermSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
     odd = !odd;
     for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {

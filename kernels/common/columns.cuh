@@ -96,24 +96,43 @@ DEVICE char* output_column(void* output, uint64_t position, uint64_t length, uin
   return static_cast<char*>(output) + (outer * length * inner + (position - outer * inner)) * bytes;
 }
 
-/// Shared memory of one collective over columns: a value of each thread and column, and the result of each column. It lies in
-/// dynamic shared memory, since blocks come in several forms; `bytes` of one follow the other.
-template <class Value, int kColumns>
-struct ColumnSlots {
-  Value* of_thread;
-  Value* of_column;
+/// Dynamic shared memory, since blocks come in several forms: the slots of the collectives, one behind the other.
+extern __shared__ float column_slots[];
 
-  DEVICE ColumnSlots(char* memory)
-      : of_thread(reinterpret_cast<Value*>(memory)), of_column(of_thread + kColumns * (blockDim.y + 1) * blockDim.x) {}
+/// Shared memory of one collective over columns: a value of each thread and column, and the result of each column.
+///
+/// The parts of a value lie in planes of their own: neighbouring threads then meet different banks, and a pair needs no two
+/// neighbouring registers, of which the wide kernels have none to spare.
+template <class Value, int kColumns>
+class ColumnSlots {
+ public:
+  /// Slots from this index of `column_slots` on.
+  explicit DEVICE ColumnSlots(uint32_t begin) : begin(begin) {}
 
   /// Where the next collective's slots may begin.
-  DEVICE char* end() const { return reinterpret_cast<char*>(of_column + kColumns * blockDim.x); }
+  DEVICE uint32_t end() const { return begin + kParts * plane(); }
 
   // One row more than there are threads keeps neighbouring columns in different banks when a warp spans several columns.
-  DEVICE Value& thread_slot(int column, uint32_t y) const {
-    return of_thread[(column * (blockDim.y + 1) + y) * blockDim.x + threadIdx.x];
+  DEVICE uint32_t of_thread(int column, uint32_t y) const { return (column * (blockDim.y + 1) + y) * blockDim.x + threadIdx.x; }
+  DEVICE uint32_t of_column(int column) const { return (kColumns * (blockDim.y + 1) + column) * blockDim.x + threadIdx.x; }
+
+  DEVICE void put(uint32_t slot, const Value& value) const {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) column_slots[begin + i * plane() + slot] = reinterpret_cast<const float*>(&value)[i];
   }
-  DEVICE Value& column_slot(int column) const { return of_column[column * blockDim.x + threadIdx.x]; }
+
+  DEVICE Value get(uint32_t slot) const {
+    Value value;
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) reinterpret_cast<float*>(&value)[i] = column_slots[begin + i * plane() + slot];
+    return value;
+  }
+
+ private:
+  static constexpr int kParts = sizeof(Value) / sizeof(float);
+  static DEVICE uint32_t plane() { return kColumns * (blockDim.y + 2) * blockDim.x; }
+
+  const uint32_t begin;
 };
 
 /// Folds the values of all threads of each column, in the order of threadIdx.y, by a fold with `add(Value)` and `result()`.
@@ -123,16 +142,16 @@ template <class Fold, class Value, int kColumns>
 DEVICE void column_reduce(Value (&values)[kColumns], const ColumnSlots<Value, kColumns>& slots) {
   if (blockDim.y == 1) return;
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) slots.thread_slot(c, threadIdx.y) = values[c];
+  for (int c = 0; c < kColumns; ++c) slots.put(slots.of_thread(c, threadIdx.y), values[c]);
   __syncthreads();
   for (uint32_t c = threadIdx.y; c < kColumns; c += blockDim.y) {
     Fold fold;
-    for (uint32_t y = 0; y < blockDim.y; ++y) fold.add(slots.thread_slot(c, y));
-    slots.column_slot(c) = fold.result();
+    for (uint32_t y = 0; y < blockDim.y; ++y) fold.add(slots.get(slots.of_thread(c, y)));
+    slots.put(slots.of_column(c), fold.result());
   }
   __syncthreads();
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) values[c] = slots.column_slot(c);
+  for (int c = 0; c < kColumns; ++c) values[c] = slots.get(slots.of_column(c));
 }
 
 struct FoldMax {

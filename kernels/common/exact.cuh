@@ -138,8 +138,8 @@ DEVICE float log1p_accurate(float x) {
   return __fmaf_rn(n, kLn2High, __fmaf_rn(n, kLn2Low, log_mantissa));
 }
 
-/// 2^(k/32) as high + low, k = 0 to 31.
-__constant__ const Pair kRootsOfTwo[32] = {
+/// 2^(k/32) as high + low, k = 0 to 31. Each lane of a warp reads another entry: constant memory would take 32 turns for that.
+__device__ const float2 kRootsOfTwo[32] = {
     {0x1p+0f, 0.0f}, {0x1.059b0ep+0f, -0x1.9d4f52p-25f}, {0x1.0b5586p+0f, 0x1.9f3122p-25f}, {0x1.11301ep+0f, -0x1.fdb496p-25f},
     {0x1.172b84p+0f, -0x1.c15742p-27f}, {0x1.1d4874p+0f, -0x1.d2e8cap-25f}, {0x1.2387a6p+0f, 0x1.ceac48p-25f}, {0x1.29e9ep+0f, -0x1.5c0424p-25f},
     {0x1.306fep+0f, 0x1.4636e2p-25f}, {0x1.371a74p+0f, -0x1.18aac6p-25f}, {0x1.3dea64p+0f, 0x1.824684p-25f}, {0x1.44e086p+0f, 0x1.8624b4p-30f},
@@ -160,8 +160,11 @@ struct PreciseExp {
 /// polynomial, and each lane of the warp keeps one entry of the table 2^(k/32), which is looked up by shuffles.
 class PreciseExpTable {
  public:
-  // The lane, also in blocks with rows of threads.
-  DEVICE PreciseExpTable() : entry(kRootsOfTwo[(threadIdx.y * blockDim.x + threadIdx.x) % 32]) {}
+  /// A table that is not `used` is not read.
+  explicit DEVICE PreciseExpTable(bool used) : entry{0.0f, 0.0f} {
+    // The lane, also in blocks with rows of threads.
+    if (used) entry = __ldg(kRootsOfTwo + (threadIdx.y * blockDim.x + threadIdx.x) % 32);
+  }
 
   /// All 32 lanes of the warp must call. |x| is taken to be at most 176, beyond which f32 has nothing to tell. NaN stays NaN.
   DEVICE PreciseExp exp(float x) const {
@@ -183,7 +186,7 @@ class PreciseExpTable {
     const Pair minus_one = fast_two_sum(h.high, 0.5f * square.high);
     const float minus_one_low = __fadd_rn(
         minus_one.low, __fadd_rn(__fmaf_rn(h.high, h_low, __fmaf_rn(0.5f, square.low, h_low)), cubic));
-    const Pair root = {__shfl_sync(0xffffffffu, entry.high, j & 31), __shfl_sync(0xffffffffu, entry.low, j & 31)};
+    const Pair root = {__shfl_sync(0xffffffffu, entry.x, j & 31), __shfl_sync(0xffffffffu, entry.y, j & 31)};
     const Pair product = two_product(root.high, minus_one.high);
     const Pair mantissa = fast_two_sum(root.high, product.high);
     const float low = __fmaf_rn(root.high, minus_one_low, __fmaf_rn(root.low, minus_one.high, __fadd_rn(root.low, product.low)));
@@ -191,5 +194,5 @@ class PreciseExpTable {
   }
 
  private:
-  Pair entry;
+  float2 entry;
 };

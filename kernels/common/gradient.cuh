@@ -28,7 +28,8 @@ using TermSum = typename TermSumOf<T>::Type;
 template <class T, bool kLog>
 class Gradient {
  public:
-  explicit DEVICE Gradient(const SoftmaxBackwardParams& p) : scale(p.scale), scale_rest(p.scale_rest) {}
+  explicit DEVICE Gradient(const SoftmaxBackwardParams& p)
+      : scale(p.scale), scale_rest(p.scale_rest), table(kLog && p.kind == SOFTMAX_LOG_PROBABILITIES) {}
 
   /// Adds the entry's term to a sum: y * dy, or dy for the log form; nothing if the entry is hidden, whatever dy is.
   DEVICE void add_term(TermSum<T>& sum, float y, float dy) const {

@@ -18,11 +18,18 @@ constexpr int kRowWarps = kLanes < 32 ? 1 : kLanes / 32;
 template <int kLanes>
 constexpr int kThreads = kLanes < 128 ? 128 : kLanes;
 
+/// A value in shared memory. 8 bytes are aligned so that they move in one access: the two of an unaligned pair would each use
+/// every other bank only. One word and three words meet no bank twice anyway.
+template <class Value>
+struct alignas(sizeof(Value) == 8 ? 8 : 4) Slot {
+  Value value;
+};
+
 /// Shared memory of one collective: a value per warp. One object per call of a collective within the loop over rows: the
 /// barrier of each of two collectives that take turns separates the reads of the other's slots from their next writes.
 template <class Value, int kLanes>
 struct MergeSlots {
-  Value of_warp[kRowWarps<kLanes>];
+  Slot<Value> of_warp[kRowWarps<kLanes>];
 };
 
 struct Larger {
@@ -61,10 +68,10 @@ DEVICE Value row_reduce(Value value, Combine combine, MergeSlots<Value, kLanes>&
   value = warp_reduce<kWarpLanes<kLanes>>(value, combine);
   if constexpr (kRowWarps<kLanes> > 1) {
     const int lane = threadIdx.x % 32;
-    if (lane == 0) slots.of_warp[threadIdx.x / 32] = value;
+    if (lane == 0) slots.of_warp[threadIdx.x / 32] = {value};
     __syncthreads();
     // Every warp combines all slots; with fewer than 32 of them, groups of lanes do the same work side by side.
-    value = warp_reduce<kRowWarps<kLanes>>(slots.of_warp[lane % kRowWarps<kLanes>], combine);
+    value = warp_reduce<kRowWarps<kLanes>>(slots.of_warp[lane % kRowWarps<kLanes>].value, combine);
   }
   return value;
 }

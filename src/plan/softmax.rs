@@ -41,9 +41,13 @@ pub const BACKWARD_CHUNK: Piece = Piece { lanes: 512, vectors: 2 };
 /// Most slices of a row: one thread of a block merges one of them.
 const MAX_SLICES: u64 = 512;
 
-/// (longest column, threads per column, columns or groups of columns per block). A thread holds [`DEPTH`] elements of each
+/// (longest column, threads per column, columns per block where each thread has one). A thread holds [`DEPTH`] elements of each
 /// column; the last form goes through longer columns in chunks.
 const COLUMNS: [(u64, u32, u32); 4] = [(8, 1, 128), (32, 4, 32), (128, 16, 16), (256, 32, 8)];
+
+/// Threads of a block of wide columns: with 16 bytes per thread, four threads side by side already fill two sectors, and small
+/// blocks leave each thread the registers for what it holds.
+const WIDE_THREADS: u32 = 128;
 
 /// Elements of a column that one thread holds at a time.
 pub const DEPTH: u64 = 8;
@@ -121,7 +125,8 @@ fn plan(rows: &Rows, dtype: DType, wide: bool, ladder: &[Rung], chunk: Piece, sl
     let count = rows.count();
     if rows.inner > 1 {
         let form = COLUMNS.iter().find(|(longest, ..)| rows.len <= *longest).unwrap_or(&COLUMNS[COLUMNS.len() - 1]);
-        let (_, height, width) = *form;
+        let (_, height, narrow_width) = *form;
+        let width = if wide { WIDE_THREADS / height } else { narrow_width };
         let per_lane = if wide { 16 / dtype.size() as u64 } else { 1 };
         let columns = u64::from(width) * per_lane;
         // A slot per thread, one row of padding, and a slot per column; a column of one thread has nothing to merge.
@@ -214,7 +219,7 @@ mod tests {
                 else {
                     panic!("rows run across memory");
                 };
-                assert_eq!((is_wide, h, w), (wide, height, width), "{len}");
+                assert_eq!((is_wide, h, w), (wide, height, if wide { 128 / height } else { width }), "{len}");
                 assert!(shared <= 48 * 1024, "more needs an opt-in");
             }
         }

@@ -5,6 +5,7 @@ mod common;
 
 mod accuracy;
 mod bits;
+mod counters;
 mod errors;
 mod run;
 mod values;
