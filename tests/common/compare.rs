@@ -50,7 +50,7 @@ impl Exact {
 }
 
 /// Of a cancelling term, so much may be lost: 2 units in the last place of float32.
-const CANCELLED: f64 = 2.0 * f32::EPSILON as f64;
+pub const CANCELLED: f64 = 2.0 * f32::EPSILON as f64;
 
 /// Below the smallest normal float32 a kernel may flush to 0.
 const FLOOR: f64 = f32::MIN_POSITIVE as f64;

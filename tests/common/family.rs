@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use sumexp::reference::{Sum, row};
+use sumexp::reference::row;
 
 use super::arrange::Arrangement;
 use super::cases::Case;
-use super::compare::{Exact, Format, Tolerance};
+use super::compare::{CANCELLED, Exact, Format, Tolerance};
 
 /// An operation of the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +97,12 @@ pub fn want<T: Format>(case: &Case, op: Op) -> Vec<Exact> {
     match op {
         Op::Softmax | Op::Softmin => Exact::plain(scatter(case, rows().iter().map(|x| row::softmax(x, tau)))),
         Op::LogSoftmax => Exact::plain(scatter(case, rows().iter().map(|x| row::log_softmax(x, tau)))),
-        Op::LogSumExp => rows().iter().map(|x| exact_lse(x, tau)).collect(),
+        Op::LogSumExp => rows().iter().map(|x| exact_lse::<T>(x, tau)).collect(),
         Op::SoftmaxBackward | Op::SoftminBackward => {
             let signed = if op.negates() { -tau } else { tau };
-            backward::<T>(case, op, |y, dy| exact_softmax_backward(y, dy, signed))
+            backward::<T>(case, op, |y, dy| exact_softmax_backward::<T>(y, dy, signed))
         }
-        Op::LogSoftmaxBackward => backward::<T>(case, op, |y, dy| exact_log_softmax_backward(y, dy, tau)),
+        Op::LogSoftmaxBackward => backward::<T>(case, op, |y, dy| Exact::plain(row::log_softmax_backward(y, dy, tau))),
         Op::LogSumExpBackward => {
             let dlse = upstream_of_lse(case);
             let results = rows().into_iter().zip(dlse).map(|(x, d)| row::logsumexp_backward(&x, f64::from(d), tau));
@@ -111,36 +111,30 @@ pub fn want<T: Format>(case: &Case, op: Op) -> Vec<Exact> {
     }
 }
 
-/// `max / tau + ln(1 + others)`: two numbers that may cancel.
-fn exact_lse(x: &[f64], tau: f64) -> Exact {
+/// `max / tau + ln(1 + others)`: two numbers that may cancel. The weights of 16-bit logits, and so the logarithm, are those of
+/// the hardware's exp2, a few bits coarser than f32.
+fn exact_lse<T: Format>(x: &[f64], tau: f64) -> Exact {
     let state = row::State::of(x, tau);
-    let term = state.max.abs() / tau;
+    let term = state.max.abs() / tau * if is_half::<T>() { 16.0 } else { 1.0 };
     Exact { value: state.lse(tau), term: finite(term) }
+}
+
+/// `y * (dy - sum(dy * y))`. The sum may cancel against `dy`, and its terms among themselves. In f32 no digit is lost by that;
+/// sums of 16-bit gradients are good to 2^-42 of their largest term.
+fn exact_softmax_backward<T: Format>(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
+    let largest = y.iter().zip(dy).map(|(y, dy)| (y * dy).abs()).fold(0.0, f64::max);
+    let part = if is_half::<T>() { 2f64.powi(-42) / CANCELLED } else { 0.0 };
+    let values = row::softmax_backward(y, dy, tau).into_iter().zip(y);
+    values.map(|(value, y)| Exact { value, term: finite(y * largest * part / tau) }).collect()
+}
+
+fn is_half<T: Format>() -> bool {
+    T::DIGITS < <f32 as Format>::DIGITS
 }
 
 /// Special values are compared as such: they leave no room.
 fn finite(term: f64) -> f64 {
     if term.is_finite() { term.abs() } else { 0.0 }
-}
-
-/// `y * (dy - sum(dy * y))`. The largest term of the sum may cancel with `dy` without loss, if the others are kept apart from
-/// it; but the others may cancel among themselves, and then the last bits of what they add up to without signs are lost.
-fn exact_softmax_backward(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
-    let terms = || y.iter().zip(dy).filter(|(y, _)| **y != 0.0).map(|(y, dy)| (y * dy).abs());
-    let largest = terms().fold(0.0, f64::max);
-    let others = Sum::of(terms()).subtracted_from(largest);
-    let values = row::softmax_backward(y, dy, tau).into_iter().zip(y);
-    values.map(|(value, y)| Exact { value, term: finite(y * others / tau.abs()) }).collect()
-}
-
-/// `dy - exp(y) * sum(dy)` may cancel, unless the entry is the winner, whose small gradient must be right.
-fn exact_log_softmax_backward(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
-    let visible = y.iter().zip(dy).filter(|(y, _)| **y != f64::NEG_INFINITY);
-    let sum = Sum::of(visible.map(|(_, dy)| *dy)).value().abs();
-    let term =
-        |y: f64, dy: f64| if y > -0.1 || !y.is_finite() { 0.0 } else { finite(dy.abs().max(y.exp() * sum) / tau) };
-    let values = row::log_softmax_backward(y, dy, tau);
-    values.into_iter().zip(y.iter().zip(dy)).map(|(value, (y, dy))| Exact { value, term: term(*y, *dy) }).collect()
 }
 
 fn backward<T: Format>(case: &Case, op: Op, gradient: impl Fn(&[f64], &[f64]) -> Vec<Exact>) -> Vec<Exact> {
