@@ -8,6 +8,8 @@ bundle=target/gpu-bundle
 rm -rf "$bundle" "$bundle.tar.gz"
 mkdir -p "$bundle/tests" "$bundle/benches"
 
+# Without line information the images, which every program carries, are half as large.
+export CARGO_PROFILE_RELEASE_DEBUG=0
 ${CARGO:-cargo} test -p sumexp --release --lib --tests --benches --no-run 2>"$bundle/build.log" || {
     cat "$bundle/build.log" >&2
     exit 1
@@ -15,7 +17,8 @@ ${CARGO:-cargo} test -p sumexp --release --lib --tests --benches --no-run 2>"$bu
 # "  Executable tests/softmax.rs (target/release/deps/softmax-0123456789abcdef)" becomes "tests/softmax.rs target/...".
 sed -n 's/^ *Executable \(unittests \)\{0,1\}\([^ ]*\) (\(.*\))$/\2 \3/p' "$bundle/build.log" >"$bundle/executables.txt"
 while read -r source program; do
-    name=$(basename "$source" .rs)
+    # The target's name; a target in a folder of its own has the source main.rs.
+    name=$(basename "$program" | sed 's/-[0-9a-f]*$//')
     case $source in
     # These read the sources or run the compiler, and know no GPU.
     tests/house.rs | tests/build_script.rs) continue ;;
