@@ -126,6 +126,7 @@ fn judge(mutant: &Mutant, copy: &Path, root: &Path) -> Option<(String, String)> 
         let mut child = Command::new(program)
             .arg("--nocapture")
             .env("SUMEXP_TEST_DEVICE", "soft")
+            .env("RUST_BACKTRACE", "0")
             .current_dir(copy)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -145,7 +146,8 @@ fn judge(mutant: &Mutant, copy: &Path, root: &Path) -> Option<(String, String)> 
     None
 }
 
-/// Reads what a test program prints until the first panic, whose message begins on the next line.
+/// Reads what a test program prints until the first panic, whose message begins on the next line. A finding of the software
+/// GPU tells more than the message about the launch that failed by it.
 fn first_failure(child: &mut Child) -> Option<(String, String)> {
     let (send, lines) = mpsc::channel();
     for stream in [
@@ -164,6 +166,7 @@ fn first_failure(child: &mut Child) -> Option<(String, String)> {
     drop(send);
     let start = Instant::now();
     let mut failed: Option<(String, String)> = None;
+    let mut finding: Option<String> = None;
     loop {
         let left = LIMIT.checked_sub(start.elapsed()).unwrap_or_default();
         let line = match lines.recv_timeout(left) {
@@ -173,7 +176,13 @@ fn first_failure(child: &mut Child) -> Option<(String, String)> {
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return failed,
         };
+        if finding.is_none()
+            && let Some(text) = line.strip_prefix("softgpu: ")
+        {
+            finding = Some(text.replace('|', "\\|"));
+        }
         match &mut failed {
+            Some((test, _)) if finding.is_some() => return Some((test.clone(), finding.unwrap_or_default())),
             // The first line names the case, the second what was wrong with it.
             Some((test, how)) if !line.trim().is_empty() => {
                 let line = line.trim().replace('|', "\\|");
