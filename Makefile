@@ -33,7 +33,7 @@ softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it
 	install -D target/release/libsoftgpu.so target/softgpu/libcuda.so
 	ln -sf libcuda.so target/softgpu/libcuda.so.1
 
-gpu-bundle: setup ## target/gpu-bundle.tar.gz: tests and benchmarks for a GPU host without Rust
+gpu-bundle: setup ## target/gpu-bundle.tar.xz: tests and benchmarks for a GPU host without Rust
 	tools/bundle.sh
 
 resources: setup ## registers, shared memory, spills and occupancy of every kernel

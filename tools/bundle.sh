@@ -1,11 +1,12 @@
 #!/bin/sh
-# Packs the tests and benchmarks for a machine with a GPU and without Rust: target/gpu-bundle.tar.gz.
-# There: tar xf gpu-bundle.tar.gz && gpu-bundle/run, which writes gpu-bundle/results.json.
+# Packs the tests and benchmarks for a machine with a GPU and without Rust: target/gpu-bundle.tar.xz.
+# There: tar xf gpu-bundle.tar.xz && gpu-bundle/run, which writes gpu-bundle/results.json.
 set -eu
 cd "$(dirname "$0")/.."
 limit=$((48 << 20))
 bundle=target/gpu-bundle
-rm -rf "$bundle" "$bundle.tar.gz"
+command -v xz >/dev/null || { echo "tools/bundle.sh: xz is missing (Debian: apt install xz-utils)" >&2; exit 1; }
+rm -rf "$bundle" "$bundle.tar.xz"
 mkdir -p "$bundle/tests" "$bundle/benches"
 
 # Without line information the images, which every program carries, are half as large.
@@ -32,9 +33,10 @@ rm "$bundle/executables.txt" "$bundle/build.log"
 
 cp tools/bundle_run.sh "$bundle/run"
 git describe --always --dirty >"$bundle/revision.txt" 2>/dev/null || echo unknown >"$bundle/revision.txt"
-tar -C target -cf - gpu-bundle | gzip -9 >"$bundle.tar.gz"
-size=$(wc -c <"$bundle.tar.gz")
-echo "$bundle.tar.gz: $size bytes, $(find "$bundle" -type f | wc -l) files"
+# Every program carries the same images: a dictionary as large as the bundle keeps them once.
+tar -C target -cf - gpu-bundle | xz --lzma2=preset=3,dict=256MiB >"$bundle.tar.xz"
+size=$(wc -c <"$bundle.tar.xz")
+echo "$bundle.tar.xz: $size bytes, $(find "$bundle" -type f | wc -l) files"
 if [ "$size" -gt "$limit" ]; then
     echo "tools/bundle.sh: more than $limit bytes" >&2
     exit 1
