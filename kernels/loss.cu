@@ -247,39 +247,35 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __g
   __shared__ MergeSlots<Pair, kCollectors> for_finite;
   __shared__ MergeSlots<float, kCollectors> for_special;
   __shared__ unsigned int count, bad;
-  const uint64_t chunks = (p.positions.count + SUMEXP_LOSS_CHUNK - 1) / SUMEXP_LOSS_CHUNK;
-  for (uint64_t chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
-    if (threadIdx.x == 0) count = 0, bad = SUMEXP_LOSS_CHUNK;
-    __syncthreads();
-    const uint64_t first = chunk * SUMEXP_LOSS_CHUNK;
-    LossSum sum;
-    uint32_t counted = 0, bad_here = SUMEXP_LOSS_CHUNK;
-    for (uint32_t i = threadIdx.x; i < SUMEXP_LOSS_CHUNK && first + i < p.positions.count; i += kCollectors) {
-      const Target target = load_target(p.targets, p.positions, first + i);
-      if (target.ignored) continue;
-      ++counted;
-      if (target.bad && bad_here == SUMEXP_LOSS_CHUNK) bad_here = i;
-      const float loss = __ldg(p.losses + first + i);
-      if (fabsf(loss) < INFINITY) {
-        sum.finite = add(sum.finite, {loss, 0.0f});
-      } else {
-        sum.special += loss;
-      }
+  // A chunk per block: a grid holds more of them than a memory holds losses.
+  if (threadIdx.x == 0) count = 0, bad = SUMEXP_LOSS_CHUNK;
+  __syncthreads();
+  const uint64_t first = uint64_t{blockIdx.x} * SUMEXP_LOSS_CHUNK;
+  LossSum sum;
+  uint32_t counted = 0, bad_here = SUMEXP_LOSS_CHUNK;
+  for (uint32_t i = threadIdx.x; i < SUMEXP_LOSS_CHUNK && first + i < p.positions.count; i += kCollectors) {
+    const Target target = load_target(p.targets, p.positions, first + i);
+    if (target.ignored) continue;
+    ++counted;
+    if (target.bad && bad_here == SUMEXP_LOSS_CHUNK) bad_here = i;
+    const float loss = __ldg(p.losses + first + i);
+    if (fabsf(loss) < INFINITY) {
+      sum.finite = add(sum.finite, {loss, 0.0f});
+    } else {
+      sum.special += loss;
     }
-    // Integers: their sum and minimum do not depend on the order.
-    atomicAdd(&count, counted);
-    atomicMin(&bad, bad_here);
-    sum.reduce(for_finite, for_special);
-    if (threadIdx.x == 0) {
-      LossPartial partial = {sum.finite.high, sum.finite.low, sum.special, 0, count, ~uint64_t{0}, 0};
-      if (bad < SUMEXP_LOSS_CHUNK) {
-        partial.bad_position = first + bad;
-        partial.bad_value = load_target(p.targets, p.positions, first + bad).value;
-      }
-      static_cast<LossPartial*>(p.partials)[chunk] = partial;
+  }
+  // Integers: their sum and minimum do not depend on the order.
+  atomicAdd(&count, counted);
+  atomicMin(&bad, bad_here);
+  sum.reduce(for_finite, for_special);
+  if (threadIdx.x == 0) {
+    LossPartial partial = {sum.finite.high, sum.finite.low, sum.special, 0, count, ~uint64_t{0}, 0};
+    if (bad < SUMEXP_LOSS_CHUNK) {
+      partial.bad_position = first + bad;
+      partial.bad_value = load_target(p.targets, p.positions, first + bad).value;
     }
-    // The next round begins with writes to what was just read.
-    __syncthreads();
+    static_cast<LossPartial*>(p.partials)[blockIdx.x] = partial;
   }
 }
 

@@ -181,7 +181,7 @@ fn each_row<T: Float>(call: &Call<T>, losses: u64, lse: u64, saved: u64, partial
         losses: losses as *const f32,
         partials: partials as *mut _,
     };
-    let blocks = plan::chunks(rows).min(i32::MAX as u64);
+    let blocks = plan::chunks(rows);
     // SAFETY: targets and losses as above; `partials` holds one `LossPartial` per chunk of rows.
     unsafe { launch(device, KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }

@@ -28,5 +28,6 @@ impl Piece {
     }
 }
 
-/// Blocks along the x axis of a grid; kernels go on with a stride of the grid where these are not enough.
-pub(crate) const MAX_BLOCKS: u64 = i32::MAX as u64;
+/// Blocks along the x axis of a grid; kernels go on with a stride of the grid where these are not enough. So many keep any GPU
+/// busy, and few enough that tests reach the further rounds.
+pub(crate) const MAX_BLOCKS: u64 = 1 << 16;

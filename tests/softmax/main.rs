@@ -7,5 +7,6 @@ mod accuracy;
 mod bits;
 mod counters;
 mod errors;
+mod rounds;
 mod run;
 mod values;
