@@ -39,5 +39,5 @@ gpu-bundle: setup ## target/gpu-bundle.tar.xz: tests and benchmarks for a GPU ho
 resources: setup ## registers, shared memory, spills and occupancy of every kernel
 	$(CARGO) run --quiet --example resources
 
-mutants: setup   ## break the kernels in one place at a time; shows which test notices (takes about half an hour)
+mutants: setup   ## break the kernels in one place at a time; shows which test notices (about 20 minutes on 2 cores)
 	$(CARGO) run --quiet --example mutants -- $(ARGS)

@@ -2,7 +2,7 @@
 //!
 //! Written to `OUT_DIR`: `images.rs` (each image's bytes), `params.rs` (the parameter blocks) and `resources.tsv`
 //! (what each kernel uses, printed by `make resources`). No network, no Python, no question to a GPU: the same
-//! sources and the same compiler give the same images on every machine.
+//! sources, compiler and profile give the same machine code on every machine (line information holds the sources' paths).
 
 #[path = "build/bindings.rs"]
 mod bindings;

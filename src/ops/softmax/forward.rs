@@ -117,8 +117,8 @@ pub fn softmin_into<'a, 'y, T: Float>(
 /// Shapes and errors are those of [`softmax`].
 ///
 /// # Numerics
-/// As [`softmax`]; hidden entries get -inf, and a row with nothing visible is -inf. The logarithm of a winner's probability is
-/// exact to the last digits at any margin: the sum of the others is kept apart and never added to 1.
+/// As [`softmax`], but f32 within 5 units in the last place; hidden entries get -inf, and a row with nothing visible is -inf.
+/// The logarithm of a winner's probability is right in its last digits at any margin: the sum of the others is kept apart and never added to 1.
 ///
 /// # Errors
 /// As [`softmax`].
