@@ -197,6 +197,46 @@ fn launches_that_hardware_refuses_are_refused() {
 }
 
 #[test]
+fn an_instruction_can_be_left_out() {
+    let gpu = open();
+    let kernel = load(FILL, "fill").unwrap();
+    let launch = |count: u32, value: f32| {
+        let (mut count, mut value) = (count, value);
+        // SAFETY: the handles are live and the size is that of the array.
+        unsafe {
+            let mut out = result::malloc_sync(4 * 32).unwrap();
+            let memory = out;
+            result::memset_d8_sync(memory, 0, 4 * 32).unwrap();
+            let arguments: &mut [*mut c_void] =
+                &mut [(&raw mut out).cast(), (&raw mut count).cast(), (&raw mut value).cast()];
+            let launched = kernel.launch(1, 32, std::ptr::null_mut(), arguments);
+            let mut host = [0f32; 32];
+            result::memcpy_dtoh_sync(&mut host, memory).unwrap();
+            result::free_sync(memory).unwrap();
+            launched.map(|()| host.to_vec()).map_err(|error| error.0 as u32)
+        }
+    };
+    assert_eq!(launch(32, 2.5), Ok(vec![2.5; 32]));
+    let lines = gpu.counters("fill").unwrap().lines;
+    let pc = |opcode: &str| lines.iter().position(|line| line.statement.contains(opcode)).unwrap() as u32;
+
+    gpu.omit(Some(("fill", pc("st.global"))));
+    assert_eq!(launch(32, 2.5), Ok(vec![0.0; 32]));
+    gpu.omit(Some(("another", pc("st.global"))));
+    assert_eq!(launch(32, 3.5), Ok(vec![3.5; 32]));
+    for flow in [pc("bra "), pc("ret;"), lines.len() as u32] {
+        gpu.omit(Some(("fill", flow)));
+        assert_eq!(launch(32, 2.5), Err(1));
+        assert_eq!(
+            gpu.last_error(),
+            format!("cuLaunchKernel: instruction {flow} of fill cannot be left out (1 INVALID_VALUE)")
+        );
+    }
+    gpu.omit(None);
+    assert_eq!(launch(32, 4.5), Ok(vec![4.5; 32]));
+}
+
+#[test]
 fn memory_answers_for_itself() {
     let gpu = open_recording();
     // SAFETY: the slices have the sizes of the copies.

@@ -138,6 +138,7 @@ macro_rules! control_functions {
             softgpu_fail_waiting: fn() -> u64;
             softgpu_calls: fn(*const c_char) -> u64;
             softgpu_only_ctas: fn(*const u64, usize);
+            softgpu_omit: fn(*const c_char, u32);
             softgpu_watch: fn(*const u64, usize);
             softgpu_forget: fn(u64, u64) -> u32;
             softgpu_first_unwritten: fn(u64, u64, *mut u64) -> u32;

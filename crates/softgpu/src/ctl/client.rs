@@ -262,6 +262,14 @@ impl Gpu {
         unsafe { (self.functions.softgpu_only_ctas)(first, count) }
     }
 
+    /// In the next launches of a kernel one instruction does nothing, named by its place in [`Counters::lines`]: what notices
+    /// that a barrier is missing? `None` ends that. A launch fails where the instruction is a branch or an exit.
+    pub fn omit(&self, instruction: Option<(&str, u32)>) {
+        let (name, pc) = instruction.map_or((None, 0), |(kernel, pc)| (Some(c_text(kernel)), pc));
+        // SAFETY: null, or a NUL-terminated text.
+        unsafe { (self.functions.softgpu_omit)(name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()), pc) }
+    }
+
     /// Each of the next launches must write every byte of these outputs exactly once, and nothing else. An output is an
     /// address and a number of bytes; none ends the watch.
     pub fn watch(&self, outputs: &[(u64, u64)]) {

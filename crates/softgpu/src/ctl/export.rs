@@ -229,6 +229,12 @@ export! {
         thread::current().inner().settings.only_ctas = chosen;
     }
 
+    /// In the next launches of `kernel` on the calling thread instruction `pc` does nothing; null ends that. A launch fails
+    /// where it is a branch or an exit.
+    fn softgpu_omit(kernel: *const c_char, pc: u32) -> (), or (); {
+        thread::current().inner().omitted = (!kernel.is_null()).then(|| (text(kernel), pc));
+    }
+
     /// Each of the next launches must write every byte of these outputs exactly once, and nothing else. `outputs` holds
     /// `count` pairs of an address and a number of bytes; none ends the watch.
     fn softgpu_watch(outputs: *const u64, count: usize) -> (), or (); {

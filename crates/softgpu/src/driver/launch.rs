@@ -218,7 +218,12 @@ fn launch(call: &Call, handle: u64, shape: Shape, stream: u64, arguments: In<In<
         );
         return Err(call.refuse(Code::INVALID_HANDLE, &text));
     }
-    let kernel = function.kernel(call)?;
+    let mut kernel = function.kernel(call)?;
+    let omitted = call.thread.inner().omitted.clone();
+    if let Some((_, pc)) = omitted.filter(|(name, _)| **name == *function.name) {
+        let text = || format!("instruction {pc} of {} cannot be left out", function.name);
+        kernel = Arc::new(kernel.without(pc).ok_or_else(|| call.invalid(&text()))?);
+    }
     check_shape(call, &function, &kernel, &shape)?;
     let params = parameters(call, &function, &arguments, &extra)?;
     let settings = call.thread.inner().settings.clone();

@@ -33,6 +33,8 @@ pub struct Inner {
     pub settings: Settings,
     /// When queued work runs.
     pub streams: Streams,
+    /// A kernel's symbol and the instruction that its launches leave out.
+    pub omitted: Option<(String, u32)>,
     /// The device this thread pretends to have, if it has chosen.
     pub profile: Option<&'static Profile>,
     /// Driver calls that are to fail.
@@ -76,6 +78,7 @@ impl HostThread {
         let inner = Inner {
             settings: defaults.settings.clone(),
             streams: defaults.streams,
+            omitted: None,
             profile: None,
             plan: defaults.plan.clone(),
             findings: Vec::new(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::text::Text;
-use super::{Control, Inst};
+use super::{Control, Inst, Kind};
 use crate::launch::Where;
 
 /// A kernel parameter.
@@ -119,6 +119,7 @@ impl std::fmt::Display for Unsupported {
 impl std::error::Error for Unsupported {}
 
 /// A kernel ready to run.
+#[derive(Clone)]
 pub struct Kernel {
     /// Symbol.
     pub name: String,
@@ -157,6 +158,19 @@ impl Kernel {
     pub fn describe(&self, pc: u32, cta: [u32; 3], warp: u32, lane: u32) -> Where {
         let (place, statement) = self.text.at(pc);
         Where { kernel: self.name.clone(), place, statement, pc, cta, warp, lane }
+    }
+
+    /// The same kernel in which the instruction `pc` does nothing; `None` if there is none, or if it is a branch or an exit.
+    pub fn without(&self, pc: u32) -> Option<Kernel> {
+        let inst = self.insts.get(pc as usize)?;
+        let flow = inst.kind == Kind::Control && !matches!(self.controls[inst.x as usize], Control::Barrier(_));
+        if flow {
+            return None;
+        }
+        let mut kernel = self.clone();
+        let inst = &mut kernel.insts[pc as usize];
+        (inst.kind, inst.run) = (Kind::Plain, crate::exec::nothing);
+        Some(kernel)
     }
 
     /// Place and statement of each instruction.

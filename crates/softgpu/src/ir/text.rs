@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use crate::ptx::{Function, Module};
 
 /// The statements of one kernel. Places and texts are put together only when a report asks for them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Text {
     /// The text of the kernel's body.
     body: String,
