@@ -1,17 +1,14 @@
 //! The device address space: exact bounds, no address used twice, and the history of every allocation.
 
 use super::allocation::{Allocation, Background, Poison};
-use super::windows::{self, Window};
+use super::history::{AllocationInfo, GAP, History, REMEMBERED};
+use super::windows;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-/// Unmapped bytes after each allocation: an overrun of up to this much cannot land in a neighbour.
-const GAP: u64 = 1 << 20;
 /// The alignment promised, and never exceeded: bases are odd multiples of it.
 const ALIGNMENT: u64 = 256;
-/// Records of freed allocations that are kept for explanations.
-const REMEMBERED: usize = 1 << 16;
 
 /// The memory of all devices of a process. Cloning gives another handle to the same memory.
 #[derive(Clone, Default)]
@@ -45,38 +42,6 @@ impl Default for State {
         let next = windows::FIRST_ALLOCATION;
         State { live: BTreeMap::new(), list: None, next, order: 0, devices: BTreeMap::new() }
     }
-}
-
-/// What is remembered of an allocation after it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllocationInfo {
-    /// Its lowest address.
-    pub base: u64,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// Its number among all allocations, from 1.
-    pub order: u64,
-    /// The device that owns it.
-    pub device: u32,
-    /// Who freed it, if it was freed.
-    pub freed_by: Option<&'static str>,
-}
-
-impl fmt::Display for AllocationInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "allocation {} of {} bytes at {:#x} on device {}", self.order, self.bytes, self.base, self.device)?;
-        match self.freed_by {
-            Some(by) => write!(f, ", freed by {by}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Every allocation that ever was, by address.
-#[derive(Default)]
-struct History {
-    by_base: BTreeMap<u64, AllocationInfo>,
-    freed: std::collections::VecDeque<u64>,
 }
 
 /// A device has not that much memory left.
@@ -118,6 +83,15 @@ impl fmt::Display for FreeError {
 }
 
 impl std::error::Error for FreeError {}
+
+/// Why a freed allocation could not live again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReviveError {
+    /// Nothing that was freed begins there.
+    NotFreed,
+    /// The device has not that much memory left.
+    OutOfMemory(OutOfMemory),
+}
 
 /// What is wrong with an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +204,25 @@ impl Space {
         if Arc::strong_count(&gone) > 1 {
             gone.free();
         }
+        Ok(())
+    }
+
+    /// Lets a freed allocation live again at its address, filled with poison: what a graph allocates keeps its address over
+    /// all launches. An address that was freed too long ago to be remembered is gone, as is one that is live.
+    pub fn revive(&self, address: u64, poison: Poison) -> Result<(), ReviveError> {
+        let mut history = write(&self.shared.history);
+        let info = history.by_base.get_mut(&address).filter(|info| info.freed_by.is_some());
+        let info = info.ok_or(ReviveError::NotFreed)?;
+        let mut state = self.state();
+        let usage = state.usage(info.device);
+        let full = OutOfMemory { requested: info.bytes, used: usage.used, limit: usage.limit };
+        let used = usage.used.checked_add(info.bytes).filter(|&used| used <= usage.limit);
+        usage.used = used.ok_or(ReviveError::OutOfMemory(full))?;
+        let allocation = Allocation::new(address, info.bytes, info.order, info.device, poison);
+        info.freed_by = None;
+        history.freed.retain(|freed| *freed != address);
+        state.live.insert(address, Arc::new(allocation));
+        state.list = None;
         Ok(())
     }
 
@@ -394,51 +387,6 @@ fn read(history: &RwLock<History>) -> std::sync::RwLockReadGuard<'_, History> {
 
 fn write(history: &RwLock<History>) -> std::sync::RwLockWriteGuard<'_, History> {
     history.write().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-impl History {
-    /// What lies at `address`, and what is wrong with an access of `bytes` bytes there.
-    fn describe(&self, address: u64, bytes: u64) -> (MemoryFaultKind, String) {
-        use MemoryFaultKind::*;
-        if address < windows::NULL_BELOW {
-            return (Null, if address == 0 { "a null pointer".into() } else { format!("null plus {address} bytes") });
-        }
-        match windows::classify(address) {
-            Window::Shared(at) => return (Unmapped, format!("a generic address of shared memory (offset {at})")),
-            Window::Local(at) => return (Unmapped, format!("a generic address of local memory (offset {at})")),
-            Window::Param(at) => return (Unmapped, format!("a generic address of a parameter (offset {at})")),
-            Window::Global => {}
-        }
-        let before = self.by_base.range(..=address).next_back().map(|(_, info)| info);
-        let after = self.by_base.range(address..).next().map(|(_, info)| info);
-        if let Some(info) = before {
-            let offset = address - info.base;
-            let kind = if info.freed_by.is_some() { Freed } else { OutOfBounds };
-            if offset < info.bytes {
-                let left = info.bytes - offset;
-                if bytes > left && kind == OutOfBounds {
-                    let over = bytes - left;
-                    return (kind, format!("offset {offset}, the last {over} of {bytes} bytes lie past {info}"));
-                }
-                return (kind, format!("offset {offset} of {info}"));
-            }
-            if offset - info.bytes < GAP {
-                return (kind, format!("{} bytes past the end of {info}", offset - info.bytes));
-            }
-        }
-        if let Some(info) = after
-            && info.base - address < GAP
-        {
-            let kind = if info.freed_by.is_some() { Freed } else { OutOfBounds };
-            return (kind, format!("{} bytes before {info}", info.base - address));
-        }
-        let text = if (0x5500_0000_0000..0x8000_0000_0000).contains(&address) {
-            "no device memory lies there; it looks like a host pointer"
-        } else {
-            "no device memory lies there"
-        };
-        (Unmapped, text.into())
-    }
 }
 
 /// The memory a launch runs on.
