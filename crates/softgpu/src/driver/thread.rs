@@ -13,6 +13,7 @@ use crate::ctl::types::{Finding, LaunchRecord, Leak, Streams};
 use crate::launch::Settings;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -55,7 +56,8 @@ pub struct Inner {
 
 thread_local! {
     static CURRENT: Arc<HostThread> = HostThread::new();
-    static CONTEXTS: RefCell<Vec<Option<DeviceId>>> = const { RefCell::new(Vec::new()) };
+    // Without a destructor, so that a thread whose locals are being destroyed can still make a context current.
+    static CONTEXTS: RefCell<ManuallyDrop<Vec<Option<DeviceId>>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
     static IN_HOST_FUNCTION: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -201,7 +203,14 @@ impl HostThread {
 
     /// Takes the top of the calling thread's context stack.
     pub fn pop_context(&self) -> Option<DeviceId> {
-        CONTEXTS.with_borrow_mut(|stack| stack.pop().flatten())
+        CONTEXTS.with_borrow_mut(|stack| {
+            let top = stack.pop().flatten();
+            if stack.is_empty() {
+                // The one moment at which the memory of most threads can be given back.
+                **stack = Vec::new();
+            }
+            top
+        })
     }
 
     /// Whether the calling thread runs a function enqueued with `cuLaunchHostFunc`.
