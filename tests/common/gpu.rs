@@ -1,8 +1,9 @@
 //! Which GPU the tests use: the software GPU, or a real one with `SUMEXP_TEST_DEVICE=cuda`.
 
+use softgpu::ctl::Profile;
 use softgpu::ctl::types::{LeakKind, Streams};
 use std::sync::OnceLock;
-use sumexp::Device;
+use sumexp::{Device, Error};
 
 /// Where kernels run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub fn device() -> Device {
     first.with_new_stream().unwrap()
 }
 
+/// GPU 1, once a test asked for it.
+static SECOND: OnceLock<Option<Device>> = OnceLock::new();
+
 /// The chosen GPU for a test that checks what it leaves behind: on the software GPU, with its reports.
 pub struct World {
     gpu: Option<softgpu::ctl::Gpu>,
@@ -66,6 +70,21 @@ impl World {
     /// See [`device`].
     pub fn device(&self) -> Device {
         device()
+    }
+
+    /// A stream of its own on the second GPU, which the software GPU always has; `None` where there is one GPU only.
+    pub fn second_device(&self) -> Option<Device> {
+        let second = SECOND.get_or_init(|| {
+            if let Some(gpu) = self.gpu() {
+                gpu.devices(&[Profile::Sm90, Profile::Sm90]);
+            }
+            // As in `device`: not a leak of the test that happens to ask first.
+            match std::thread::spawn(|| Device::cuda(1)).join().unwrap() {
+                Err(Error::NoSuchDevice { ordinal: 1, count: 1 }) => None,
+                second => Some(second.unwrap()),
+            }
+        });
+        second.as_ref().map(|second| second.with_new_stream().unwrap())
     }
 
     /// The switches of the software GPU; `None` on a real one.
@@ -111,14 +130,17 @@ impl World {
     pub fn settle(&self) {
         use cudarc::driver::result::{ctx, device, init, primary_ctx};
         init().unwrap();
-        let gpu = device::get(0).unwrap();
-        // SAFETY: the handles are the driver's own, the library keeps the primary context alive, and it is retained and
-        // released in pairs here.
-        unsafe {
-            let context = primary_ctx::retain(gpu).unwrap();
-            ctx::set_current(context).unwrap();
-            ctx::synchronize().unwrap();
-            primary_ctx::release(gpu).unwrap();
+        let gpus = 1 + i32::from(SECOND.get().is_some_and(Option::is_some));
+        for gpu in 0..gpus {
+            let gpu = device::get(gpu).unwrap();
+            // SAFETY: the handles are the driver's own, the library keeps the primary context alive, and it is retained
+            // and released in pairs here.
+            unsafe {
+                let context = primary_ctx::retain(gpu).unwrap();
+                ctx::set_current(context).unwrap();
+                ctx::synchronize().unwrap();
+                primary_ctx::release(gpu).unwrap();
+            }
         }
     }
 

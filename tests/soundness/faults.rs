@@ -1,8 +1,6 @@
 //! Every driver call fails once: an error or a right result comes back, and nothing is lost, reused too early or left.
 
-mod common;
-
-use common::gpu::World;
+use crate::common::gpu::World;
 use sumexp::{Device, Dim, Error, SoftmaxOptions, Tensor, softmax};
 
 const LEN: usize = 64;
@@ -165,15 +163,15 @@ fn kernel(device: &Device) -> Result<Vec<f32>, Error> {
 fn a_device_that_cannot_be_opened_can_be_opened_later() {
     const CHILD: &str = "SUMEXP_TEST_CHILD";
     if std::env::var_os(CHILD).is_some() {
-        let world = common::gpu::chosen();
-        assert_eq!(world, common::gpu::Chosen::Soft);
+        let world = crate::common::gpu::chosen();
+        assert_eq!(world, crate::common::gpu::Chosen::Soft);
         let failed = Device::cuda(0).and_then(|device| kernel(&device)).unwrap_err();
         let device = Device::cuda(0).unwrap();
         assert_eq!(program(&device).unwrap(), right());
         assert_eq!(kernel(&device).unwrap(), [0.25; 4]);
         return println!("refused with: {failed}");
     }
-    if common::gpu::chosen() == common::gpu::Chosen::Cuda {
+    if crate::common::gpu::chosen() == crate::common::gpu::Chosen::Cuda {
         return println!("skipped: a real GPU does not fail on request");
     }
     for (call, count) in [
@@ -196,7 +194,7 @@ fn a_device_that_cannot_be_opened_can_be_opened_later() {
     ] {
         for nth in 1..=count {
             let child = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "a_device_that_cannot_be_opened_can_be_opened_later", "--nocapture"])
+                .args(["--exact", "faults::a_device_that_cannot_be_opened_can_be_opened_later", "--nocapture"])
                 .env(CHILD, "1")
                 .env("SOFTGPU_FAIL", format!("{call}:{nth}:{UNKNOWN}"))
                 .output()

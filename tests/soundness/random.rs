@@ -1,9 +1,7 @@
 //! Random programs over several streams and the host, compared step by step with a model that knows no streams.
 
-mod common;
-
-use common::gpu::World;
-use common::random::Random;
+use crate::common::gpu::World;
+use crate::common::random::Random;
 use softgpu::ctl::types::Streams;
 use std::collections::HashMap;
 use sumexp::{Device, Error, Tensor};

@@ -4,28 +4,9 @@
 //! any use of freed memory, so what a program fails to wait for shows every time. Kernels are not needed here: copies
 //! between tensors are queued work too.
 
-mod common;
-
-use common::gpu::World;
+use crate::common::gpu::World;
+use crate::{LEN, numbers, pending, upload};
 use sumexp::{Device, Dim, Error, Tensor};
-
-const LEN: usize = 1000;
-
-fn numbers(from: u32) -> Vec<u32> {
-    (from..from + LEN as u32).collect()
-}
-
-fn upload(device: &Device, from: u32) -> Tensor<u32> {
-    Tensor::from_slice(device, &[LEN], &numbers(from)).unwrap()
-}
-
-/// A tensor whose contents are still being copied when it is returned.
-fn pending(device: &Device, from: u32) -> Tensor<u32> {
-    let source = upload(device, from);
-    let mut copy = Tensor::zeros(device, &[LEN]).unwrap();
-    copy.copy_from(&source).unwrap();
-    copy
-}
 
 #[test]
 fn work_is_seen_through_another_stream_after_its_own_is_dropped() {
@@ -131,44 +112,6 @@ fn memory_that_two_streams_hold_is_not_written_by_either() {
     assert_eq!(y.to_vec().unwrap(), numbers(2));
     drop((y, first, second));
     world.assert_clean();
-}
-
-/// Every order in which five things that hold each other can be dropped, while work on them is queued.
-#[test]
-fn any_order_of_drops() {
-    let world = World::late();
-    for order in orders(5) {
-        let (first, second) = (world.device(), world.device());
-        let x = pending(&first, 1);
-        let y = x.to_device(&second).unwrap();
-        let mut z = Tensor::zeros(&second, &[LEN]).unwrap();
-        z.copy_from(&y).unwrap();
-        let mut things: Vec<Option<Box<dyn std::any::Any>>> = vec![
-            Some(Box::new(first)),
-            Some(Box::new(second)),
-            Some(Box::new(x)),
-            Some(Box::new(y)),
-            Some(Box::new(z)),
-        ];
-        for &thing in &order {
-            things[thing] = None;
-        }
-        world.assert_clean();
-    }
-}
-
-/// All orders of `0..len`.
-fn orders(len: usize) -> Vec<Vec<usize>> {
-    (0..len).fold(vec![vec![]], |all, next| {
-        let longer = |order: Vec<usize>| {
-            (0..=order.len()).map(move |at| {
-                let mut order = order.clone();
-                order.insert(at, next);
-                order
-            })
-        };
-        all.into_iter().flat_map(longer).collect()
-    })
 }
 
 #[test]
@@ -305,13 +248,7 @@ fn operands_on_two_streams_are_refused() {
 #[test]
 fn tensors_go_from_one_gpu_to_another() {
     let world = World::late();
-    if let Some(gpu) = world.gpu() {
-        gpu.devices(&[softgpu::ctl::Profile::Sm90, softgpu::ctl::Profile::Sm80]);
-    }
-    let there = match Device::cuda(1) {
-        Err(Error::NoSuchDevice { ordinal: 1, count: 1 }) => return println!("skipped: the machine has one GPU"),
-        there => there.unwrap().with_new_stream().unwrap(),
-    };
+    let Some(there) = world.second_device() else { return println!("skipped: the machine has one GPU") };
     let here = world.device();
     let mut x = pending(&here, 1);
     let y = x.to_device(&there).unwrap();

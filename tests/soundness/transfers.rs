@@ -1,8 +1,6 @@
 //! Host memory in transfers: waited for, or never given back.
 
-mod common;
-
-use common::gpu::World;
+use crate::common::gpu::World;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use sumexp::{Error, Tensor};
