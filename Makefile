@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: mutants help setup demo test accuracy bench check softgpu gpu-bundle resources
+.PHONY: help setup demo test accuracy bench check softgpu gpu-bundle resources mutants barriers
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -41,3 +41,6 @@ resources: setup ## registers, shared memory, spills and occupancy of every kern
 
 mutants: setup   ## break the kernels in one place at a time; shows which test notices (about 20 minutes on 2 cores)
 	$(CARGO) run --quiet --example mutants -- $(ARGS)
+
+barriers: setup  ## leave out each barrier and fence of every kernel, one at a time; shows what notices
+	$(CARGO) test --test barriers -- --nocapture --test-threads=1

@@ -66,11 +66,15 @@ DEVICE WeightSum weigh(const RowPiece<T, kLanes, kVectors>& x, const Scores<T>& 
   return {tree_sum<kVectors>([&](int v) { return of_vector[v]; }), static_cast<float>(ties)};
 }
 
+/// Lanes of the largest forward kernel, the only one whose piece may hold less than a row.
+constexpr int kMostLanes = 1024;
+
 template <class T, int kLanes, int kVectors>
 DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
   using Piece = RowPiece<T, kLanes, kVectors>;
   constexpr int kGroups = kThreads<kLanes> / kLanes;
   constexpr uint64_t kCapacity = uint64_t{kLanes} * Piece::kElements;
+  constexpr bool kManyPieces = kLanes == kMostLanes;
   __shared__ MergeSlots<float, kLanes> for_max;
   __shared__ MergeSlots<WeightSum, kLanes> for_sum;
   const uint32_t lane = threadIdx.x % kLanes;
@@ -89,8 +93,8 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
 
     float max = -INFINITY;
     WeightSum sum = {0.0f, 0.0f};
-    // Only a piece of more lanes than a warp may hold less than a row, and then the row is the block's only one.
     for (uint64_t begin = 0; begin < classes; begin += kCapacity) {
+      // Where a row is the block's only one, all its threads may skip it.
       if (kLanes > 32 && !counts) break;
       const uint64_t rest = classes - begin;
       const uint32_t length = counts ? static_cast<uint32_t>(rest < kCapacity ? rest : kCapacity) : 0;
@@ -99,7 +103,7 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
              lane, p.unit_log2, p.logit_units != 0);
       // The sum's barrier comes only behind the last piece, so between two pieces the slots need one of their own.
-      if (kLanes > 32 && begin > 0) __syncthreads();
+      if (kManyPieces && begin > 0) __syncthreads();
       const float largest_here = row_reduce<kLanes>(largest<T>(x.words), Larger(), for_max);
       if (largest_here > max) {
         const float weight = Scores<T>(p.temperature, largest_here).weight(max);

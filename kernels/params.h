@@ -125,8 +125,6 @@ typedef struct {
 typedef struct {
   /// Number of the operation that reported; 0 if none did.
   uint32_t op;
-  /// 1 while a thread writes the record.
-  uint32_t lock;
   /// Row of the value, counted over the flattened batch.
   uint64_t row;
   /// The value.

@@ -13,14 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The record as kernels see it (`ErrorRecord` in `kernels/params.h`). All zero means that nothing was reported.
 ///
-/// Of several reports of one launch the one with the lowest row stays, so it does not depend on the schedule.
+/// One thread of a launch may write it, and launches on one stream follow each other.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ErrorRecord {
     /// Number of the operation that reported, from [`Recorder::slot`]; 0 if none did.
     pub(crate) op: u32,
-    /// Taken while a thread writes the record.
-    pub(crate) lock: u32,
     /// The row of the value.
     pub(crate) row: u64,
     /// The value itself.

@@ -26,7 +26,6 @@ pub(crate) mod params {
 const _: () = {
     assert!(size_of::<params::ErrorRecord>() == size_of::<ErrorRecord>());
     assert!(offset_of!(params::ErrorRecord, op) == offset_of!(ErrorRecord, op));
-    assert!(offset_of!(params::ErrorRecord, lock) == offset_of!(ErrorRecord, lock));
     assert!(offset_of!(params::ErrorRecord, row) == offset_of!(ErrorRecord, row));
     assert!(offset_of!(params::ErrorRecord, value) == offset_of!(ErrorRecord, value));
     assert!(offset_of!(params::ErrorRecord, limit) == offset_of!(ErrorRecord, limit));

@@ -1,0 +1,230 @@
+//! Every barrier and fence of every kernel is needed: without any one of them the checks of the software GPU report it, or the
+//! results change. One that could be missing unnoticed is either too many, or no test would tell if it went by mistake.
+//!
+//! What is left out is a statement of the PTX, so a barrier of the source that stands in several kernels, or that the compiler
+//! doubled, is tried in each of them. `make barriers` prints the table. Nothing can be left out on a real GPU, where these tests
+//! do nothing.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use common::device::soft;
+use common::gpu::device;
+use common::random::Random;
+use softgpu::ctl::Gpu;
+use sumexp::kernels::images;
+use sumexp::{
+    CrossEntropy, Device, Dim, Float, LogProbabilities, Probabilities, Reduction, SoftmaxOptions, Tensor, bf16,
+    cross_entropy, f16, log_softmax_backward, logsumexp, softmax, softmax_backward,
+};
+
+/// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
+const ORDERING: [&str; 7] =
+    ["bar.", "barrier.", "membar.", "fence.", "cp.async.wait_group", "cp.async.wait_all", "mbarrier.test_wait"];
+
+/// Schedules that are tried until one shows that a statement is missing.
+const SEEDS: u64 = 20;
+
+fn orders(statement: &str) -> bool {
+    // Behind a guard, if there is one.
+    let opcode = statement.split_whitespace().find(|word| !word.starts_with('@')).unwrap_or_default();
+    ORDERING.iter().any(|ordering| opcode.starts_with(ordering))
+}
+
+/// A call, and the bits that it gives.
+struct Case {
+    name: String,
+    run: Box<dyn Fn(&Device) -> Vec<u32>>,
+}
+
+impl Case {
+    fn new(name: String, run: impl Fn(&Device) -> Vec<u32> + 'static) -> Case {
+        Case { name, run: Box::new(run) }
+    }
+}
+
+fn random<T: Float>(device: &Device, dims: &[usize], seed: u64) -> Tensor<T> {
+    let mut random = Random::new(seed);
+    let values: Vec<T> = (0..dims.iter().product()).map(|_| T::from_f64(random.normal())).collect();
+    Tensor::from_slice(device, dims, &values).expect("a small tensor")
+}
+
+fn bits<T: Float>(values: sumexp::Result<Vec<T>>) -> Vec<u32> {
+    values.expect("readable").into_iter().map(|x| x.to_f32().to_bits()).collect()
+}
+
+/// The softmax family on one shape. The other operations run the same kernels by the same barriers.
+fn family<T: Float>(dims: &'static [usize], dim: usize) -> [Case; 4] {
+    let (dim, options) = (Dim::front(dim), SoftmaxOptions::default());
+    let named = |op: &str| format!("{op} {} {dims:?}", T::DTYPE);
+    [
+        Case::new(named("softmax"), move |device| {
+            bits(softmax(&random::<T>(device, dims, 1), dim, &options).expect("a legal call").to_vec())
+        }),
+        Case::new(named("logsumexp"), move |device| {
+            bits(logsumexp(&random::<T>(device, dims, 1), dim, &options).expect("a legal call").to_vec())
+        }),
+        Case::new(named("softmax_backward"), move |device| {
+            let (y, dy) = (Probabilities::from_tensor(random::<T>(device, dims, 2)), random::<T>(device, dims, 3));
+            bits(softmax_backward(&y, &dy, dim, &options).expect("a legal call").to_vec())
+        }),
+        Case::new(named("log_softmax_backward"), move |device| {
+            let (y, dy) = (LogProbabilities::from_tensor(random::<T>(device, dims, 2)), random::<T>(device, dims, 3));
+            bits(log_softmax_backward(&y, &dy, dim, &options).expect("a legal call").to_vec())
+        }),
+    ]
+}
+
+/// The mean loss over two rows, one of which has a target that is no class.
+fn loss<T: Float>(classes: usize) -> Case {
+    Case::new(format!("cross_entropy {} [2, {classes}]", T::DTYPE), move |device| {
+        let logits = random::<T>(device, &[2, classes], 4);
+        let targets = Tensor::from_slice(device, &[2], &[classes as i64 - 1, -1]).expect("a small tensor");
+        let options = CrossEntropy { reduction: Reduction::Mean, ..CrossEntropy::default() };
+        let output = cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call");
+        let report = device.check().expect_err("the bad target is reported");
+        assert_eq!(device.check(), Ok(()), "once");
+        let mut bits = bits(output.lse.to_vec());
+        bits.extend(report.to_string().bytes().map(u32::from));
+        bits
+    })
+}
+
+/// Every kernel of an element type in which lanes of more than one warp work together.
+fn cases<T: Float>() -> Vec<Case> {
+    let shapes: [(&[usize], usize); 11] = [
+        (&[2, 2000], 1),
+        (&[2, 4000], 1),
+        (&[2, 8000], 1),
+        (&[1, 16_000], 1),
+        (&[1, 30_000], 1),
+        (&[1, 60_000], 1),
+        (&[1, 70_000], 1),
+        (&[2, 20, 64], 1),
+        (&[2, 300, 64], 1),
+        (&[2, 20, 9], 1),
+        (&[2, 300, 9], 1),
+    ];
+    let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
+    family.chain([4000, 40_000].map(loss::<T>)).collect()
+}
+
+/// A statement of a kernel: its symbol and the index of the instruction.
+type Place = (String, u32);
+
+/// What is known about a statement that orders.
+struct Ordering {
+    /// Place in the source, and text.
+    line: String,
+    /// The cases that execute it.
+    cases: Vec<usize>,
+}
+
+/// Runs a case in which nothing is missing, and notes the statements that order in its kernels.
+fn explore(soft: &Gpu, device: &Device, index: usize, case: &Case, found: &mut BTreeMap<Place, Ordering>) -> Vec<u32> {
+    soft.reset_counters();
+    soft.take_launches();
+    let bits = (case.run)(device);
+    let findings = soft.take_findings();
+    assert!(findings.is_empty(), "{}: {findings:?}", case.name);
+    let kernels: BTreeSet<String> = soft.take_launches().into_iter().map(|launch| launch.kernel).collect();
+    for kernel in kernels {
+        let lines = soft.counters(&kernel).expect("it was just launched").lines;
+        assert!(!lines.is_empty(), "{kernel}: one text, whatever launched it");
+        for (pc, line) in lines.into_iter().enumerate().filter(|(_, line)| orders(&line.statement)) {
+            let line_of = || format!("{} `{}`", line.place, line.statement);
+            let place = (kernel.clone(), pc as u32);
+            let ordering = found.entry(place).or_insert_with(|| Ordering { line: line_of(), cases: Vec::new() });
+            if line.issued.warp > 0 {
+                ordering.cases.push(index);
+            }
+        }
+    }
+    bits
+}
+
+/// How a missing statement shows first, in words.
+fn shows(soft: &Gpu, device: &Device, cases: &[Case], right: &[Vec<u32>], ordering: &Ordering) -> Option<String> {
+    for seed in 0..SEEDS {
+        for &index in &ordering.cases {
+            soft.seed(seed);
+            let bits = (cases[index].run)(device);
+            if let Some(finding) = soft.take_findings().first() {
+                let at = finding.at.as_ref().map(|at| format!(" at {} `{}`", at.place, at.statement));
+                return Some(format!("{}{}, seed {seed}", finding.detector, at.unwrap_or_default()));
+            }
+            if bits != right[index] {
+                return Some(format!("other result of {}, seed {seed}", cases[index].name));
+            }
+        }
+    }
+    None
+}
+
+/// Leaves out every statement that orders in the kernels of some cases, one at a time, and fails if one is not missed.
+fn each_is_missed(cases: &[Case]) -> BTreeSet<String> {
+    let Some(soft) = soft() else { return BTreeSet::new() };
+    let device = device();
+    let mut found = BTreeMap::new();
+    let right: Vec<Vec<u32>> =
+        cases.iter().enumerate().map(|(index, case)| explore(&soft, &device, index, case, &mut found)).collect();
+    // The context is shared with other tests, so a finding must not fail it; and here it is what should be.
+    soft.findings_fail(false);
+    soft.echo(false);
+    let mut unnoticed = Vec::new();
+    for ((kernel, pc), ordering) in &found {
+        soft.omit(Some((kernel, *pc)));
+        let shown = shows(&soft, &device, cases, &right, ordering);
+        println!("| {kernel} | {} | {} |", ordering.line, shown.as_deref().unwrap_or("**not noticed**"));
+        if shown.is_none() {
+            unnoticed.push(format!("{kernel}: {}, reached by {} cases", ordering.line, ordering.cases.len()));
+        }
+    }
+    soft.omit(None);
+    let kernels: BTreeSet<String> = found.keys().map(|(kernel, _)| kernel.clone()).collect();
+    println!("{} statements of {} kernels, {} not noticed", found.len(), kernels.len(), unnoticed.len());
+    assert!(unnoticed.is_empty(), "missed by nothing:\n{}", unnoticed.join("\n"));
+    kernels
+}
+
+/// The kernels whose PTX has a statement that orders.
+fn kernels_that_order(suffix: &str) -> BTreeSet<String> {
+    let mut kernels = BTreeSet::new();
+    for (_, image) in images() {
+        // The PTX stands in the image as plain text.
+        for entry in String::from_utf8_lossy(image).split(".visible .entry ").skip(1) {
+            let (name, body) = entry.split_once('(').expect("parameters follow the name");
+            if body.lines().any(orders) && name.contains(suffix) {
+                kernels.insert(name.to_owned());
+            }
+        }
+    }
+    kernels
+}
+
+fn of_type<T: Float>() {
+    let tried = each_is_missed(&cases::<T>());
+    if soft().is_some() {
+        let missing: Vec<String> = kernels_that_order(&format!("_{}_", T::DTYPE))
+            .into_iter()
+            .filter(|kernel| !tried.contains(kernel))
+            .collect();
+        assert!(missing.is_empty(), "no case launches {missing:?}");
+    }
+}
+
+#[test]
+fn f32_kernels_need_their_barriers() {
+    of_type::<f32>();
+}
+
+#[test]
+fn f16_kernels_need_their_barriers() {
+    of_type::<f16>();
+}
+
+#[test]
+fn bf16_kernels_need_their_barriers() {
+    of_type::<bf16>();
+}
