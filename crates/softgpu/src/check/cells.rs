@@ -137,6 +137,21 @@ impl Cells {
         true
     }
 
+    /// Reads of four words by four lanes `step` apart, or by these and `others` of the warp. False, with nothing done,
+    /// unless every earlier write is settled at a glance.
+    #[inline(always)]
+    pub(super) fn row(&mut self, first: usize, floor: u32, who: &Who, step: u64, others: bool) -> bool {
+        let run = first..first + 4;
+        if !below(&self.write[run.clone()], floor) || !below(&self.read[run.clone()], floor) {
+            return false;
+        }
+        let mark = who.mark | if others { SEVERAL } else { 0 };
+        for (word, read) in self.read[run].iter_mut().enumerate() {
+            *read = mark + (word as u64 * step << LANE_AT);
+        }
+        true
+    }
+
     /// An access of the bytes `bytes` of word `i`. A write that stores what the word holds already (`same`) does not
     /// race with another write.
     #[inline(always)]

@@ -95,6 +95,14 @@ impl Order {
         self.shared.run(at as usize / 4, 8 * T, grain::<T>(), floor, &who, write)
     }
 
+    /// A read of four words of shared memory by four lanes `step` apart, or by these and others. False, with nothing
+    /// done, when the words have to be looked at one by one.
+    #[inline(always)]
+    pub(crate) fn row_shared(&mut self, by: By, at: u32, step: u64, others: bool) -> bool {
+        let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
+        self.shared.row(at as usize / 4, self.clocks.floor(by.warp), &who, step, others)
+    }
+
     /// Makes marks for so many words of shared memory.
     pub(crate) fn cover_shared(&mut self, words: usize) {
         if self.shared.words() < words {

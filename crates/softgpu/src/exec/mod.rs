@@ -27,7 +27,9 @@ pub mod convert;
 pub mod float;
 pub mod half;
 pub mod int;
+pub mod ldmatrix;
 pub mod ldst;
+pub mod mma;
 pub mod pred;
 
 pub use env::Env;

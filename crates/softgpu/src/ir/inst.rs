@@ -74,11 +74,13 @@ pub enum Class {
     Control,
     /// Barriers and fences.
     Barrier,
+    /// Products of matrices: `mma`.
+    Matrix,
 }
 
 impl Class {
     /// All classes, in declaration order: `class as usize` is the position.
-    pub const ALL: [Class; 10] = [
+    pub const ALL: [Class; 11] = [
         Class::Float,
         Class::Half,
         Class::Int,
@@ -89,5 +91,6 @@ impl Class {
         Class::Warp,
         Class::Control,
         Class::Barrier,
+        Class::Matrix,
     ];
 }

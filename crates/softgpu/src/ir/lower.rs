@@ -38,6 +38,7 @@ impl Kernel {
             pool: Vec::new(),
             controls: Vec::new(),
             wide,
+            target: module.target.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0),
         };
         let refuse = |statement: &Statement, reject: Reject| Unsupported {
             kernel: name.to_string(),

@@ -24,9 +24,16 @@ fn cost(text: &str, outs: &str, ins: &str, mask: u32) -> f64 {
     best
 }
 
+const MMA_F16: &str = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 \
+    {%d0, %d1, %d2, %d3}, {%a0, %a1, %a2, %a3}, {%a4, %a5}, {%a6, %a7, %a8, %a9};";
+const MMA_BF16: &str = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 \
+    {%d0, %d1, %d2, %d3}, {%a0, %a1, %a2, %a3}, {%a4, %a5}, {%a6, %a7, %a8, %a9};";
+const MMA_TF32: &str = "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 \
+    {%d0, %d1, %d2, %d3}, {%a0, %a1, %a2, %a3}, {%a4, %a5}, {%a6, %a7, %a8, %a9};";
+
 /// The operations that softmax kernels are made of, with the most additions that each may cost.
 /// A lane loop that runs one lane at a time, or calls a library function per lane, costs several times these.
-const HOT: [(&str, &str, &str, f64); 26] = [
+const HOT: [(&str, &str, &str, f64); 29] = [
     ("fma.rn.f32 %d0, %a0, %a1, %a2;", "w", "www", 3.0),
     ("sub.f32 %d0, %a0, %a1;", "w", "ww", 3.0),
     ("mul.f32 %d0, %a0, %a1;", "w", "ww", 3.0),
@@ -53,6 +60,9 @@ const HOT: [(&str, &str, &str, f64); 26] = [
     ("cvt.rn.f16.f32 %d0, %a0;", "h", "w", 10.0),
     ("add.f16x2 %d0, %a0, %a1;", "w", "ww", 40.0),
     ("fma.rn.bf16x2 %d0, %a0, %a1, %a2;", "w", "www", 90.0),
+    (MMA_F16, "wwww", "wwwwwwwwww", 130.0),
+    (MMA_BF16, "wwww", "wwwwwwwwww", 120.0),
+    (MMA_TF32, "wwww", "wwwwwwwwww", 70.0),
 ];
 
 #[test]

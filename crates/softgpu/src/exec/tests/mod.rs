@@ -12,6 +12,7 @@ mod emitted;
 mod float;
 mod half;
 mod int;
+mod matrix;
 mod pred;
 mod traps;
 
@@ -79,6 +80,7 @@ impl Form {
             pool: Vec::new(),
             controls: Vec::new(),
             wide,
+            target: 90,
         };
         let statement = &function.statements[0];
         let inst = FAMILIES

@@ -82,12 +82,22 @@ pub struct Lower<'m> {
     pub(crate) controls: Vec<Control>,
     /// Whether to choose the AVX2 build.
     pub(crate) wide: bool,
+    /// The architecture that the module was compiled for: 80, 90.
+    pub(crate) target: u32,
 }
 
 impl Lower<'_> {
     /// An unguarded [`Kind::Plain`] instruction of `op` with every operand 0; the guard is added by the caller.
     pub fn inst(&self, op: &Op, class: Class) -> Inst {
         Inst { run: op.pick(self.wide), ..Lower::empty(Kind::Plain, class) }
+    }
+
+    /// Refuses a form that the module's target does not have.
+    pub fn needs(&self, target: u32) -> Result<(), Reject> {
+        if self.target >= target {
+            return Ok(());
+        }
+        Err(Reject(format!("this form needs .target sm_{target}, and the module has sm_{}", self.target)))
     }
 
     /// An instruction that the scheduler does itself.

@@ -27,6 +27,7 @@ pub mod convert;
 pub mod float;
 pub mod half;
 pub mod int;
+pub mod matrix;
 pub mod memory;
 pub mod pred;
 pub mod warp;
@@ -59,4 +60,5 @@ pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     pred::decode,
     memory::decode,
     warp::decode,
+    matrix::decode,
 ];
