@@ -61,6 +61,10 @@ pub use ops::loss::{
     CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets, cross_entropy,
     cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
 };
+pub use ops::sigmoid::{
+    log_sigmoid, log_sigmoid_backward, log_sigmoid_backward_into, log_sigmoid_into, sigmoid, sigmoid_backward,
+    sigmoid_backward_into, sigmoid_into,
+};
 pub use ops::softmax::{
     SoftmaxOptions, log_softmax, log_softmax_backward, log_softmax_backward_into, log_softmax_into, logsumexp,
     logsumexp_backward, logsumexp_backward_into, logsumexp_into, softmax, softmax_backward, softmax_backward_into,

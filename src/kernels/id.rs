@@ -41,6 +41,11 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// sigmoid, log-sigmoid and their gradients.
+    Sigmoid {
+        /// Of the arguments.
+        dtype: DType,
+    },
     /// Adds up chunks of losses, counts targets, finds bad ones.
     LossCollect,
     /// Adds up the chunks.
@@ -82,6 +87,7 @@ impl KernelId {
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
+            Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
         }
@@ -96,6 +102,7 @@ impl KernelId {
                 (SoftmaxForm::Rows(_), Self::SoftmaxForward { .. }) => "softmax_forward",
                 (SoftmaxForm::Rows(_), _) => "softmax_backward",
             },
+            Self::Sigmoid { .. } => "sigmoid",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -116,7 +123,8 @@ impl KernelId {
             let backward = softmax_forms(softmax::BACKWARD).map(move |form| Self::SoftmaxBackward { dtype, form });
             forward.chain(backward)
         });
-        softmaxes.chain(losses).chain([Self::LossCollect, Self::LossFinish])
+        let sigmoids = FLOATS.map(|dtype| Self::Sigmoid { dtype });
+        softmaxes.chain(losses).chain(sigmoids).chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

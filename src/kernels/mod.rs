@@ -8,6 +8,7 @@ mod launch;
 pub(crate) mod loss;
 mod operand;
 mod registry;
+pub(crate) mod sigmoid;
 pub(crate) mod softmax;
 
 pub use id::{KernelId, SoftmaxForm};

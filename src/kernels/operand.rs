@@ -1,7 +1,8 @@
 //! From layouts to what the parameter blocks say about memory: positions, operands, the temperature.
 
-use super::params::{Operand, Positions, SUMEXP_POSITION_RANK, Temperature};
+use super::params::{ElementRows, Operand, Positions, SUMEXP_POSITION_RANK, Temperature};
 use std::ffi::c_void;
+use std::ptr;
 
 const RANK: usize = SUMEXP_POSITION_RANK as usize;
 
@@ -16,25 +17,16 @@ impl Walk {
     /// `sizes` are the lengths of the dims that stay, none of them 0; each operand gives its strides along them. Neighbouring
     /// dims become one where every operand allows it, so that kernels divide less.
     pub(super) fn new(sizes: &[usize], operands: &[&[u64]]) -> Self {
-        debug_assert!(sizes.len() <= RANK && !sizes.contains(&0));
-        let mut merged: Vec<(u64, Vec<u64>)> = Vec::with_capacity(RANK);
-        for (dim, &size) in sizes.iter().enumerate().filter(|(_, size)| **size > 1) {
-            let size = size as u64;
-            let here: Vec<u64> = operands.iter().map(|strides| strides[dim]).collect();
-            match merged.last_mut() {
-                Some((outer_size, outer))
-                    if outer.iter().zip(&here).all(|(outer, here)| here.checked_mul(size) == Some(*outer)) =>
-                {
-                    (*outer_size, *outer) = (*outer_size * size, here);
-                }
-                _ => merged.push((size, here)),
-            }
-        }
+        Self::from_merged(merge(sizes, operands), operands.len())
+    }
+
+    fn from_merged(mut merged: Vec<(u64, Vec<u64>)>, operands: usize) -> Self {
+        debug_assert!(merged.len() <= RANK);
         if merged.is_empty() {
-            merged.push((1, vec![0; operands.len()]));
+            merged.push((1, vec![0; operands]));
         }
         let mut positions = Positions { count: 1, sizes: [1; RANK], rank: merged.len() as u32, reserved: 0 };
-        let mut strides = vec![[0; RANK]; operands.len()];
+        let mut strides = vec![[0; RANK]; operands];
         for (dim, (size, here)) in merged.into_iter().enumerate() {
             positions.count *= size;
             positions.sizes[dim] = size;
@@ -65,6 +57,67 @@ impl Walk {
         let used = &self.strides[number][..self.positions.rank as usize - 1];
         address.is_multiple_of(bytes) && used.iter().all(|stride| stride.wrapping_mul(element as u64) % bytes == 0)
     }
+}
+
+/// The dims as (length, stride per operand), slowest first, without those of length 1. Neighbouring dims become one where every
+/// operand allows it. `sizes` holds no 0.
+fn merge(sizes: &[usize], operands: &[&[u64]]) -> Vec<(u64, Vec<u64>)> {
+    debug_assert!(!sizes.contains(&0));
+    let mut merged: Vec<(u64, Vec<u64>)> = Vec::with_capacity(sizes.len());
+    for (dim, &size) in sizes.iter().enumerate().filter(|(_, size)| **size > 1) {
+        let size = size as u64;
+        let here: Vec<u64> = operands.iter().map(|strides| strides[dim]).collect();
+        match merged.last_mut() {
+            Some((outer_size, outer))
+                if outer.iter().zip(&here).all(|(outer, here)| here.checked_mul(size) == Some(*outer)) =>
+            {
+                (*outer_size, *outer) = (*outer_size * size, here);
+            }
+            _ => merged.push((size, here)),
+        }
+    }
+    merged
+}
+
+/// The elements of an operation on single elements: all dims of the shape, of which the fastest run is the row.
+pub(super) struct Elements {
+    walk: Walk,
+    length: u64,
+    /// Per operand, its stride along a row.
+    strides: Vec<u64>,
+}
+
+impl Elements {
+    /// As [`Walk::new`], with every dim of the shape.
+    pub(super) fn new(shape: &[usize], operands: &[&[u64]]) -> Self {
+        let mut merged = merge(shape, operands);
+        // A single element is a row of 1, whose stride does not matter.
+        let (length, strides) = merged.pop().unwrap_or_else(|| (1, vec![1; operands.len()]));
+        Self { walk: Walk::from_merged(merged, operands.len()), length, strides }
+    }
+
+    /// The parameter block's description of the rows.
+    pub(super) fn rows(&self) -> ElementRows {
+        ElementRows { positions: self.walk.positions, length: self.length }
+    }
+
+    /// The parameter block's description of an operand.
+    pub(super) fn operand(&self, number: usize, address: u64) -> Operand {
+        self.walk.operand(number, address, self.strides[number])
+    }
+
+    /// Whether every complete unit of `count` elements (of `element` bytes) is aligned and contiguous in an operand.
+    pub(super) fn in_units(&self, number: usize, address: u64, element: usize, count: u64) -> bool {
+        let bytes = element as u64 * count;
+        self.strides[number] == 1
+            && self.walk.aligned(number, address, element, bytes)
+            && (self.walk.positions.count == 1 || self.length.is_multiple_of(count))
+    }
+}
+
+/// An operand that is not there.
+pub(super) fn absent() -> Operand {
+    Operand { data: ptr::null(), strides: [0; RANK], stride: 0 }
 }
 
 /// log2 of the elements that are moved together: the largest power of two that divides the row and fits in 16 bytes.
@@ -112,6 +165,20 @@ mod tests {
     fn no_dims_are_one_position() {
         let walk = Walk::new(&[], &[&[]]);
         assert_eq!((walk.positions.rank, walk.positions.count, walk.positions.sizes[0]), (1, 1, 1));
+    }
+
+    #[test]
+    fn elements_are_cut_into_the_longest_runs() {
+        let all = Elements::new(&[2, 3, 4], &[&[12, 4, 1], &[12, 4, 1]]);
+        assert_eq!((all.rows().positions.count, all.length), (1, 24));
+        assert!(all.in_units(0, 256, 4, 4) && !all.in_units(0, 260, 4, 4));
+        let repeated = Elements::new(&[2, 3, 4], &[&[12, 4, 1], &[0, 0, 1]]);
+        assert_eq!((repeated.rows().positions.count, repeated.length), (6, 4));
+        assert!(repeated.in_units(1, 256, 4, 4) && !repeated.in_units(1, 256, 2, 8));
+        assert_eq!(Elements::new(&[1, 1], &[&[0, 0]]).length, 1);
+        let eight = [2; 8];
+        let reversed = Elements::new(&eight, &[&[1, 2, 4, 8, 16, 32, 64, 128]]);
+        assert_eq!((reversed.rows().positions.rank, reversed.length, reversed.strides[0]), (7, 2, 128));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The launches of the softmax family.
 
 use super::id::SoftmaxForm;
-use super::operand::{Walk, inverse_temperature, temperature, unit_log2};
+use super::operand::{Walk, absent, inverse_temperature, temperature, unit_log2};
 use super::params::{
-    Operand, SOFTMAX_LOG_PROBABILITIES, SOFTMAX_LSE, SOFTMAX_LSE_GRADIENT, SOFTMAX_PROBABILITIES, SUMEXP_POSITION_RANK,
+    Operand, SOFTMAX_LOG_PROBABILITIES, SOFTMAX_LSE, SOFTMAX_LSE_GRADIENT, SOFTMAX_PROBABILITIES,
     SoftmaxBackwardParams, SoftmaxForwardParams,
 };
 use super::{KernelId, LaunchShape, launch};
@@ -14,7 +14,6 @@ use crate::mask::Polarity;
 use crate::plan::softmax::{self as plan, Plan};
 use crate::shape::{Layout, Rows, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
-use std::ptr;
 
 /// A boolean mask, broadcast to the shape of the logits.
 #[derive(Clone, Copy)]
@@ -109,11 +108,6 @@ impl Access<'_> {
     fn operand(&self) -> Operand {
         self.walk.operand(self.number, self.address, self.stride)
     }
-}
-
-/// An operand that is not there.
-fn absent() -> Operand {
-    Operand { data: ptr::null(), strides: [0; SUMEXP_POSITION_RANK as usize], stride: 0 }
 }
 
 fn shape_of(plan: &Plan) -> LaunchShape {

@@ -3,5 +3,7 @@
 //! After the check nobody looks at shapes again. An error about an argument comes before anything is allocated, launched or
 //! written. On a GPU the call returns when the work is in the queue; the host waits only where it copies a result.
 
+mod check;
 pub mod loss;
+pub mod sigmoid;
 pub mod softmax;

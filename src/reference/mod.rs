@@ -5,13 +5,16 @@
 //! [`row`] computes it with the formula of the documentation, and the result is rounded once to the output type.
 //!
 //! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] and [`cross_entropy`] wrap it for
-//! strided operands and run the rows in parallel.
+//! strided operands and run the rows in parallel. What concerns single elements ([`sigmoid`]) does the same with [`Elements`].
 
 pub mod cross_entropy;
+mod elements;
 pub mod row;
 mod rows;
+pub mod sigmoid;
 pub mod softmax;
 mod sum;
 
+pub use elements::Elements;
 pub use rows::{Operand, Output, Rows, Visible};
 pub use sum::Sum;

@@ -1,5 +1,6 @@
 //! Cross-entropy on class targets, from logits.
 
+use super::super::check;
 use super::targets::{Targets, each};
 use crate::device::Device;
 use crate::dtype::{Element, Float};
@@ -256,12 +257,9 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
     ) -> Result<Self> {
         let rows = logits.shape().rows(op, dim)?;
         let sizes = logits.shape().without(rows.position);
-        let temperature = options.temperature;
-        if !(temperature.is_finite() && temperature > 0.0) {
-            return Err(Error::Temperature { op, temperature });
-        }
+        check::temperature(op, options.temperature)?;
         Device::same(op, ("logits", logits.device()), &[("targets", targets.device())])?;
-        same_shape(op, ("targets", targets.shape()), ("logits without their class dim", &sizes))?;
+        check::same_shape(op, ("targets", targets.shape()), ("logits without their class dim", &sizes))?;
         if rows.len == 0 && rows.count() > 0 {
             return Err(Error::NoClasses { op, shape: logits.dims().to_vec(), dim: rows.position });
         }
@@ -322,8 +320,8 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
         let (op, device) = (self.op, self.logits.device());
         let devices = [("saved", saved.device()), ("upstream", upstream.device()), ("dlogits", dlogits.device())];
         Device::same(op, ("logits", device), &devices)?;
-        same_shape(op, ("saved", saved.shape()), ("what forward saves", &self.saved_shape()?))?;
-        same_shape(op, ("upstream", upstream.shape()), ("the loss", &self.loss_shape()?))?;
+        check::same_shape(op, ("saved", saved.shape()), ("what forward saves", &self.saved_shape()?))?;
+        check::same_shape(op, ("upstream", upstream.shape()), ("the loss", &self.loss_shape()?))?;
         if !saved.layout().is_contiguous() {
             let (shape, strides) = (saved.dims().to_vec(), saved.layout().strides().to_vec());
             return Err(Error::NotContiguous { op, output: "saved", shape, strides });
@@ -423,12 +421,4 @@ fn write<T: Element>(
         data.iter_mut().zip(values).for_each(|(place, value)| *place = value);
     }
     Ok(())
-}
-
-fn same_shape(op: &'static str, left: (&'static str, &Shape), right: (&'static str, &Shape)) -> Result<()> {
-    if left.1 == right.1 {
-        return Ok(());
-    }
-    let (left_shape, right_shape) = (left.1.dims().to_vec(), right.1.dims().to_vec());
-    Err(Error::Shapes { op, left: left.0, left_shape, right: right.0, right_shape })
 }

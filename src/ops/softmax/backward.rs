@@ -1,8 +1,7 @@
 //! The backward operations of the softmax family.
 
-use super::{
-    SoftmaxOptions, check_logits, check_mask, check_same_shape, check_temperature, host_logits, host_operand, inputs,
-};
+use super::super::check;
+use super::{SoftmaxOptions, check_logits, check_mask, host_logits, host_operand, inputs};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
@@ -228,8 +227,8 @@ impl<'a, T: Float> Call<'a, T> {
     ) -> Result<Self> {
         let (y, dy) = (y.into(), dy.into());
         let rows = y.shape().rows(op, dim)?;
-        check_temperature(op, options.temperature)?;
-        check_same_shape(op, ("y", y.shape()), ("dy", dy.shape()))?;
+        check::temperature(op, options.temperature)?;
+        check::same_shape(op, ("y", y.shape()), ("dy", dy.shape()))?;
         Device::same(op, ("y", y.device()), &[("dy", dy.device())])?;
         // The result says itself what was hidden; a mask that cannot be that of the forward operation is still an error.
         check_mask(op, ("y", y.device(), y.shape()), options)?;
@@ -284,7 +283,7 @@ impl<'a, T: Float> LseCall<'a, T> {
     fn new(x: View<'a, T>, dlse: View<'a, f32>, dim: Dim, options: &SoftmaxOptions<'a>) -> Result<Self> {
         let logits = check_logits(LSE_BACKWARD, x, dim, options, false)?;
         let rows_shape = x.shape().without(logits.rows.position);
-        check_same_shape(LSE_BACKWARD, ("dlse", dlse.shape()), ("x without its dim", &rows_shape))?;
+        check::same_shape(LSE_BACKWARD, ("dlse", dlse.shape()), ("x without its dim", &rows_shape))?;
         Device::same(LSE_BACKWARD, ("x", x.device()), &[("dlse", dlse.device())])?;
         Ok(Self { logits, dlse })
     }

@@ -14,9 +14,10 @@ pub use forward::{
     log_softmax, log_softmax_into, logsumexp, logsumexp_into, softmax, softmax_into, softmin, softmin_into,
 };
 
+use super::check;
 use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::softmax::{Logits, VisibleBytes};
 use crate::reference::{self, softmax as cpu};
 use crate::shape::{Dim, Shape};
@@ -45,11 +46,6 @@ impl Default for SoftmaxOptions<'_> {
     }
 }
 
-/// Refuses a temperature that is not finite and above 0.
-fn check_temperature(op: &'static str, temperature: f32) -> Result<()> {
-    if temperature.is_finite() && temperature > 0.0 { Ok(()) } else { Err(Error::Temperature { op, temperature }) }
-}
-
 /// The checked logits of a forward operation or of the gradient of logsumexp.
 fn check_logits<'a, T: Float>(
     op: &'static str,
@@ -59,7 +55,7 @@ fn check_logits<'a, T: Float>(
     negate: bool,
 ) -> Result<Logits<'a, T>> {
     let rows = x.shape().rows(op, dim)?;
-    check_temperature(op, options.temperature)?;
+    check::temperature(op, options.temperature)?;
     let mask = check_mask(op, ("x", x.device(), x.shape()), options)?;
     Ok(Logits { x, mask, negate, rows, temperature: options.temperature })
 }
@@ -79,15 +75,6 @@ fn check_mask<'a>(
             Ok(Some(VisibleBytes { bytes, layout, polarity: bools.polarity() }))
         }
     }
-}
-
-/// Refuses two operands of different shapes.
-fn check_same_shape(op: &'static str, left: (&'static str, &Shape), right: (&'static str, &Shape)) -> Result<()> {
-    if left.1 == right.1 {
-        return Ok(());
-    }
-    let (left_shape, right_shape) = (left.1.dims().to_vec(), right.1.dims().to_vec());
-    Err(Error::Shapes { op, left: left.0, left_shape, right: right.0, right_shape })
 }
 
 /// What an output must not overlap.
