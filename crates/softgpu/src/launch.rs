@@ -51,6 +51,9 @@ pub struct Settings {
     pub seed: u64,
     /// Checks.
     pub checks: Checks,
+    /// Whether a load of bytes that nobody wrote is reported where it stands, used or not; else only what decides an
+    /// address, a branch or a barrier, or is stored to device memory.
+    pub strict_init: bool,
     /// Whether a finding fails the launch (719) or is only recorded.
     pub findings_fail: bool,
     /// Run only these CTAs (linear index, x fastest); `None` runs all.
@@ -68,6 +71,7 @@ impl Default for Settings {
         Settings {
             seed: 0,
             checks: Checks::ALL,
+            strict_init: false,
             findings_fail: true,
             only_ctas: None,
             watch: Arc::new([]),

@@ -189,9 +189,10 @@ fn a_launch_that_outlives_its_memory_is_told() {
 
 #[test]
 fn global_memory_that_nobody_wrote() {
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     let out = machine.alloc(128);
     machine.space.fill(out, &[0; 4], 20).unwrap();
+    machine.settings.strict_init = true;
     let outcome = machine.run(&kernel("ld.global.u32 %r1, [%rd0];"), "k", 1, 32, &out.to_le_bytes());
     assert_eq!(outcome.fault.unwrap().code, 719);
     let report = outcome.findings[0].to_string();

@@ -127,8 +127,11 @@ fn undefined_registers_are_poison() {
     for (seed, poison) in [(0, u32::MAX), (1, 0x7f7f_7f7f)] {
         let mut machine = Machine::seeded(seed);
         machine.settings.only_ctas = Some([0, 1, 2].into());
+        machine.settings.findings_fail = false;
         let out = machine.upload(&[0u32; 32]);
-        assert_eq!(machine.run(&kernel(body), "k", 3, 32, &out.to_le_bytes()).fault, None);
+        let outcome = machine.run(&kernel(body), "k", 3, 32, &out.to_le_bytes());
+        assert_eq!((outcome.fault.clone(), detectors(&outcome)), (None, vec![Detector::Uninitialised]));
+        assert!(outcome.findings[0].at.statement.starts_with("@%p1 st.global"));
         assert_eq!(machine.words(out, 32), [poison.wrapping_add(poison); 32]);
     }
 }

@@ -5,8 +5,10 @@ mod clocks;
 mod once;
 pub(crate) mod race;
 mod report;
+pub(crate) mod taint;
 
 pub(crate) use once::{WriteOnce, finish, store as watch_store};
 pub use race::Order;
 pub use report::{Detector, Finding};
 pub(crate) use report::{lanes, record};
+pub use taint::Taint;

@@ -30,6 +30,10 @@ pub struct SettingsC {
     pub profile: u32,
     /// Whether the AVX2 build of the operations may be used.
     pub wide: u32,
+    /// Whether reads of bytes that nobody wrote are reported where they stand, used or not.
+    pub strict_init: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A finding. Texts are NUL-terminated and live during the callback; `kernel`, `place` and `statement` are null when it

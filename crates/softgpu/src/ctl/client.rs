@@ -190,6 +190,12 @@ impl Gpu {
         });
     }
 
+    /// Whether reads of bytes that nobody wrote are reported where they stand. Else they are when the value decides an
+    /// address, a branch or a barrier, or is stored to device memory.
+    pub fn strict_init(&self, strict: bool) {
+        self.change(|settings| settings.strict_init = strict.into());
+    }
+
     /// Whether a finding fails the operation (719) or is only recorded.
     pub fn findings_fail(&self, fail: bool) {
         self.change(|settings| settings.findings_fail = fail.into());

@@ -79,6 +79,11 @@ fn apply(defaults: &mut Defaults, switch: &str, value: &str) -> Result<(), Strin
                 }
             }
         }
+        "INIT" => match value {
+            "taint" => settings.strict_init = false,
+            "strict" => settings.strict_init = true,
+            _ => return Err("taint or strict".to_string()),
+        },
         "FINDINGS" => match value {
             "fail" => settings.findings_fail = true,
             "report" => settings.findings_fail = false,
@@ -138,13 +143,19 @@ mod tests {
             ("MEM", "2G"),
             ("FINDINGS", "report"),
             ("CHECKS", "init"),
+            ("INIT", "strict"),
             ("TRACE", "api,kernel"),
         ];
         for (switch, value) in values {
             apply(&mut defaults, switch, value).unwrap();
         }
         assert_eq!((defaults.settings.seed, defaults.streams, defaults.memory), (7, Streams::Late, Some(2 << 30)));
-        assert!(!defaults.settings.findings_fail && defaults.trace_calls && defaults.trace_kernels);
+        assert!(
+            defaults.settings.strict_init
+                && !defaults.settings.findings_fail
+                && defaults.trace_calls
+                && defaults.trace_kernels
+        );
         assert_eq!(defaults.settings.checks, Checks { init: true, race: false });
     }
 

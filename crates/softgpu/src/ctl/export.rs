@@ -111,6 +111,8 @@ fn settings() -> SettingsC {
         step_limit: inner.settings.step_limit,
         profile: inner.profile.map_or(0, |profile| profile.capability.major * 10 + profile.capability.minor),
         wide: inner.settings.wide.into(),
+        strict_init: inner.settings.strict_init.into(),
+        reserved: 0,
     }
 }
 
@@ -173,6 +175,7 @@ export! {
         inner.settings.findings_fail = wanted.findings_fail != 0;
         inner.settings.step_limit = wanted.step_limit;
         inner.settings.wide = wanted.wide != 0;
+        inner.settings.strict_init = wanted.strict_init != 0;
         0
     }
 

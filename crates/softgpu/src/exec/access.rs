@@ -141,7 +141,7 @@ pub fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
 
 /// The slot of element `k`.
 #[inline(always)]
-fn slot(kernel: &Kernel, inst: &Inst, scalar: u16, k: usize) -> u16 {
+pub(crate) fn slot(kernel: &Kernel, inst: &Inst, scalar: u16, k: usize) -> u16 {
     if count(inst) == 1 { scalar } else { kernel.pool[inst.y as usize + k] }
 }
 

@@ -5,6 +5,7 @@ use super::ldst::{Target, split};
 use super::warp::LANES;
 use super::{Env, Warp, global, ops, shared};
 use crate::check::race::By;
+use crate::check::taint;
 use crate::ir::Inst;
 use crate::launch::Launch;
 use crate::mem::windows;
@@ -150,6 +151,7 @@ fn in_shared<const T: usize>(
     if env.launch.settings.checks.init {
         shared::check_init::<T>(warp, env, access, mask);
     }
+    let undefined = taint::updated(warp, env, inst, replaces(inst));
     env.order.cover_shared(env.shared.len_words());
     for lane in lanes_of(mask) {
         let at = access.address[lane] as u32;
@@ -172,6 +174,12 @@ fn in_shared<const T: usize>(
             env.shared.store(at, (step(lane, old[lane]) as u32) << shift, bytes);
         }
     }
+    for lane in lanes_of(undefined & mask) {
+        let at = access.address[lane] as u32;
+        for word in 0..T.div_ceil(4) as u32 {
+            env.shared.invalidate(at + 4 * word, shared::bytes::<T>(at));
+        }
+    }
     mask
 }
 
@@ -189,6 +197,10 @@ fn in_global<const T: usize>(
     }
     if env.launch.settings.checks.init {
         global::check_init::<T>(warp, env, access);
+        let undefined = taint::updated(warp, env, inst, replaces(inst));
+        if undefined & access.mask != 0 {
+            taint::published(warp, env, access.mask);
+        }
     }
     for lane in lanes_of(access.mask) {
         let address = access.address[lane];
@@ -202,6 +214,11 @@ fn in_global<const T: usize>(
         old[lane] = update::<T>(env.launch, address, |old| step(lane, old));
     }
     access.mask
+}
+
+/// Whether an atomic operation leaves nothing of the old value.
+fn replaces(inst: &Inst) -> bool {
+    ACTIONS[(inst.y & 0xFF) as usize].1 == Action::Exch
 }
 
 /// What an atomic operation orders: it is a strong load and a strong store.

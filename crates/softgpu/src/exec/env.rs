@@ -28,6 +28,8 @@ pub struct Env<'l> {
     pub tally: Tally,
     /// Outputs that must be written exactly once.
     pub(crate) watch: Option<check::WriteOnce>,
+    /// What the running load met that nobody wrote.
+    pub(crate) undefined: Option<check::taint::Undefined>,
     /// What ends the launch; the first one stays.
     pub fault: Option<Fault>,
     /// What the checks found so far.
@@ -49,6 +51,7 @@ impl<'l> Env<'l> {
             order: check::Order::default(),
             tally: Tally::new(launch.kernel.insts.len()),
             watch: check::WriteOnce::new(&launch.settings.watch),
+            undefined: None,
             fault: None,
             findings: Vec::new(),
             clock: 0,
@@ -71,7 +74,11 @@ impl Env<'_> {
 
     /// Whether this instruction's finding (with this second instruction) is recorded already; it is counted then.
     pub(crate) fn seen(&mut self, detector: Detector, other: Option<u32>) -> bool {
-        let pc = self.pc;
+        self.seen_at(detector, self.pc, other)
+    }
+
+    /// The same for a finding about instruction `pc`.
+    pub(crate) fn seen_at(&mut self, detector: Detector, pc: u32, other: Option<u32>) -> bool {
         let same = |old: &&mut Finding| {
             old.detector == detector && old.at.pc == pc && old.other.as_ref().map(|place| place.pc) == other
         };

@@ -8,10 +8,12 @@ use super::shared::{bytes, two_lanes};
 use super::warp::LANES;
 use super::{Env, Warp};
 use crate::check::race::{self, By, Race};
-use crate::check::{Detector, Finding, lanes, watch_store};
+use crate::check::taint::{self, Read};
+use crate::check::{Detector, lanes, watch_store};
 use crate::ir::Inst;
 use crate::launch::{Launch, code};
 use crate::mem::block::Block;
+use crate::mem::windows::Window;
 use crate::mem::{Allocation, MemoryFaultKind};
 
 /// The allocation that holds the whole access, by way of the instruction's hint.
@@ -185,29 +187,26 @@ fn load_lanes<const T: usize, const W: usize>(launch: &Launch, access: &Access) 
     raw
 }
 
-/// Reports lanes that read bytes nobody wrote.
+/// Notes which lanes read bytes nobody wrote.
 #[cold]
 #[inline(never)]
 pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) {
-    let mut bad = 0u32;
+    let mut words = [0u32; 8];
     let mut first = None;
     for lane in access.lanes() {
-        let address = access.address[lane];
-        if let Some(allocation) = one::<T>(env.launch, address)
-            && let Some(at) = allocation.first_invalid(address - allocation.base(), T as u64)
-        {
-            bad |= 1 << lane;
-            first.get_or_insert((lane as u32, allocation.base() + at));
+        let Some(allocation) = one::<T>(env.launch, access.address[lane]) else { continue };
+        let offset = access.address[lane] - allocation.base();
+        for (k, lanes) in words.iter_mut().enumerate().take(T.div_ceil(4)) {
+            let at = offset + 4 * k as u64;
+            if let Some(at) = allocation.first_invalid(at, (T as u64).min(4)) {
+                *lanes |= 1 << lane;
+                first.get_or_insert(allocation.base() + at);
+            }
         }
     }
-    let Some((lane, address)) = first else { return };
-    if env.seen(Detector::Uninitialised, None) {
-        return;
+    if let Some(address) = first {
+        taint::met(warp, env, words, Read { window: Window::Global, address, bytes: T });
     }
-    let place = env.launch.memory.describe(address);
-    let text = format!("load of {T} bytes at {address:#x} that nobody wrote, {place} ({} of the warp)", lanes(bad));
-    let finding = Finding { address: Some(address), ..Finding::new(Detector::Uninitialised, env.at(warp, lane), text) };
-    env.find(finding);
 }
 
 /// Stores `T` bytes per lane.
@@ -219,6 +218,9 @@ pub(super) fn store<const T: usize, const W: usize>(
     access: &Access,
     raw: &Raw<W>,
 ) {
+    if warp.taint.any() {
+        taint::published(warp, env, access.mask);
+    }
     if env.watch.is_some() {
         watch_store::<T>(warp, env, access);
     }

@@ -4,6 +4,7 @@ use super::access::{Access, Raw, collect, flags, lanes_of, scatter};
 use super::warp::LANES;
 use super::{Env, Warp, global, ops, shared};
 use crate::check::lanes;
+use crate::check::taint::{self, Read};
 use crate::ir::Inst;
 use crate::launch::code;
 use crate::mem::windows::{self, Window};
@@ -249,7 +250,7 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
                 match target {
                     Target::Global | Target::Generic => global::store::<T, W>(warp, env, inst, &access, &raw),
                     Target::Shared => shared::store::<T, W>(warp, env, inst, &access, &raw),
-                    Target::Local => store_local::<T, W>(warp, env, &access, &raw),
+                    Target::Local => store_local::<T, W>(warp, env, inst, &access, &raw),
                     Target::Param => {
                         let lane = access.mask.trailing_zeros();
                         let text = "store to a kernel parameter, which is read-only".into();
@@ -319,21 +320,42 @@ fn load_local<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, ac
         return None;
     }
     let mut raw = [[0; LANES]; W];
+    let (mut words, mut first) = ([0u32; 8], None);
     for lane in access.lanes() {
         let from = lane * warp.local_stride + access.address[lane] as usize;
         put_bytes(&mut raw, lane, &warp.local[from..from + T]);
+        let written = &warp.local_valid[from..from + T];
+        if let Some(at) = written.iter().position(|written| !written) {
+            first.get_or_insert(access.address[lane] + at as u64);
+            for (lanes, written) in words.iter_mut().zip(written.chunks(4)) {
+                *lanes |= u32::from(written.contains(&false)) << lane;
+            }
+        }
+    }
+    if let (true, Some(at)) = (env.launch.settings.checks.init, first) {
+        taint::met(warp, env, words, Read { window: Window::Local(at as u32), address: at, bytes: T });
     }
     Some(raw)
 }
 
-fn store_local<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, access: &Access, raw: &Raw<W>) {
+fn store_local<const T: usize, const W: usize>(
+    warp: &mut Warp,
+    env: &mut Env<'_>,
+    inst: &Inst,
+    access: &Access,
+    raw: &Raw<W>,
+) {
     if !local_inside::<T>(warp, env, access, "store of") {
         return;
     }
+    let undefined = if warp.taint.any() { taint::stored::<W>(warp, env.kernel, inst) } else { [0; W] };
     for lane in access.lanes() {
         let to = lane * warp.local_stride + access.address[lane] as usize;
         for (i, byte) in warp.local[to..to + T].iter_mut().enumerate() {
             *byte = raw[i / 4][lane].to_le_bytes()[i % 4];
+        }
+        for (i, written) in warp.local_valid[to..to + T].iter_mut().enumerate() {
+            *written = undefined[i / 4] >> lane & 1 == 0;
         }
     }
 }

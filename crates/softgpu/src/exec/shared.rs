@@ -5,11 +5,12 @@ use super::global::narrow;
 use super::warp::LANES;
 use super::{Env, Warp};
 use crate::check::race::{self, By, Race};
+use crate::check::taint::{self, Read};
 use crate::check::{Detector, Finding, lanes};
 use crate::ir::Inst;
 use crate::launch::code;
 use crate::mem::block::spread;
-use crate::mem::windows;
+use crate::mem::windows::{self, Window};
 
 /// Leaves the lanes whose whole element lies in one array, and reports the others. `None` when nothing is left to do.
 #[inline(always)]
@@ -143,28 +144,27 @@ pub(super) fn bytes<const T: usize>(at: u32) -> u32 {
     if T >= 4 { 0xF } else { ((1 << T) - 1) << (at % 4) }
 }
 
+/// Notes which lanes read bytes that no thread wrote.
 #[cold]
 #[inline(never)]
 pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32) {
-    let mut bad = 0u32;
+    let mut words = [0u32; 8];
+    let mut first = None;
     for lane in lanes_of(mask) {
         let at = access.address[lane] as u32;
-        for word in 0..T.div_ceil(4) as u32 {
-            let need = bytes::<T>(at) as u8;
-            if env.shared.valid(at + 4 * word) & need != need {
-                bad |= 1 << lane;
+        for (word, lanes) in words.iter_mut().enumerate().take(T.div_ceil(4)) {
+            let (at, need) = (at + 4 * word as u32, bytes::<T>(at) as u8);
+            let missing = need & !env.shared.valid(at);
+            if missing != 0 {
+                *lanes |= 1 << lane;
+                first.get_or_insert(at & !3 | missing.trailing_zeros());
             }
         }
     }
-    if bad == 0 || env.seen(Detector::Uninitialised, None) {
-        return;
+    if let Some(at) = first {
+        let read = Read { window: Window::Shared(at), address: u64::from(at), bytes: T };
+        taint::met(warp, env, words, read);
     }
-    let lane = bad.trailing_zeros();
-    let address = access.address[lane as usize % LANES];
-    let name = env.shared.name(address as u32);
-    let text = format!("load of {T} bytes of shared memory that no thread wrote, {name} ({} of the warp)", lanes(bad));
-    let finding = Finding { address: Some(address), ..Finding::new(Detector::Uninitialised, env.at(warp, lane), text) };
-    env.find(finding);
 }
 
 /// Stores `T` bytes per lane, in the order of lanes. A lane outside every array stores nothing.
@@ -204,6 +204,21 @@ pub(super) fn store<const T: usize, const W: usize>(
                 touch(warp, env, by, at, bytes, Some(same));
             }
             env.shared.store(at, value, bytes);
+        }
+    }
+    if warp.taint.any() {
+        spoil::<T, W>(warp, env, inst, access, mask);
+    }
+}
+
+/// What was stored is undefined in some lanes: so are the bytes again.
+#[cold]
+#[inline(never)]
+fn spoil<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, mask: u32) {
+    for (k, lanes) in taint::stored::<W>(warp, env.kernel, inst).into_iter().enumerate() {
+        for lane in lanes_of(lanes & mask) {
+            let at = access.address[lane] as u32;
+            env.shared.invalidate(at + 4 * k as u32, bytes::<T>(at));
         }
     }
 }

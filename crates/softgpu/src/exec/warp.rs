@@ -4,6 +4,8 @@
 //! 16 bits are kept zero-extended in their lane. A predicate is one mask, bit `i` for lane `i`. Every write is made
 //! under the execution mask: lanes that are off keep what they had.
 
+use crate::check::Taint;
+
 /// Lanes of a warp.
 pub const LANES: usize = 32;
 
@@ -39,8 +41,12 @@ pub struct Warp {
     pub carry: u32,
     /// Local memory, one block of `local_stride` bytes per lane, lane 0 first.
     pub local: Vec<u8>,
+    /// Whether each byte of local memory was written.
+    pub(crate) local_valid: Vec<bool>,
     /// Bytes of local memory of one lane.
     pub local_stride: usize,
+    /// Which registers hold undefined values.
+    pub taint: Taint,
 }
 
 impl Warp {
@@ -55,7 +61,9 @@ impl Warp {
             live: lanes,
             carry: 0,
             local: vec![poison; local_stride * LANES],
+            local_valid: vec![false; local_stride * LANES],
             local_stride,
+            taint: Taint::default(),
         };
         warp.preds[0] = u32::MAX;
         warp
@@ -72,6 +80,7 @@ impl Warp {
             *pred = word;
         }
         self.local.fill(poison);
+        self.local_valid.fill(false);
         self.live = self.lanes;
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::text::Text;
-use super::{Control, Inst, Kind};
+use super::{Control, Flows, Inst, Kind, Place};
 use crate::launch::Where;
 
 /// A kernel parameter.
@@ -135,6 +135,10 @@ pub struct Kernel {
     pub controls: Vec<Control>,
     /// Slots of registers that some path reads before it writes them: they start as poison.
     pub poisoned: Vec<u16>,
+    /// The same registers, predicates included, each pair once.
+    pub undefined: Vec<Place>,
+    /// Which registers each instruction reads and writes.
+    pub flows: Flows,
     /// Slots and the values they are filled with.
     pub fills: Vec<(u16, Fill)>,
     /// Number of slots.

@@ -6,7 +6,7 @@ use super::layout::{Layout, Signature, layout};
 use super::live::{Access, Liveness, liveness};
 use super::slots::{Storage, assign, storage};
 use super::text::Text;
-use super::{Inst, Kernel, Unsupported};
+use super::{Flows, Inst, Kernel, Unsupported, flow};
 use crate::ptx::{Function, Module, Statement};
 
 impl Kernel {
@@ -32,6 +32,7 @@ impl Kernel {
             tables: &function.tables,
             symbols: &symbols,
             uses: Vec::new(),
+            addresses: Vec::new(),
             defs: Vec::new(),
             fills: Default::default(),
             next_fill: usize::from(FIRST_FREE),
@@ -49,7 +50,7 @@ impl Kernel {
 
         // First pass: which registers are read and written, where control goes, which constants there are.
         let mut accesses = Vec::with_capacity(function.statements.len() + 1);
-        let insts = pass(function, &mut lower, |access| accesses.push(access)).map_err(|(s, r)| refuse(s, r))?;
+        let (insts, _) = pass(function, &mut lower, |access| accesses.push(access)).map_err(|(s, r)| refuse(s, r))?;
         let Liveness { spans, undefined } = liveness(&blocks(&insts, &lower.controls), &accesses, function.regs.len());
         let assignment = assign(&function.regs, &spans);
 
@@ -70,8 +71,8 @@ impl Kernel {
         }
 
         let mut poisoned = Vec::new();
-        for reg in undefined {
-            let RegInfo { ty, slot } = lower.regs[reg as usize];
+        for reg in &undefined {
+            let RegInfo { ty, slot } = lower.regs[*reg as usize];
             match storage(ty) {
                 Storage::Pred => {}
                 Storage::Single => poisoned.push(slot),
@@ -79,10 +80,12 @@ impl Kernel {
             }
         }
 
+        let undefined = undefined.iter().map(|reg| flow::of(lower.regs[*reg as usize])).collect();
+
         // Second pass: the same decoders, now with slots.
         lower.pool.clear();
         lower.controls.clear();
-        let insts = pass(function, &mut lower, |_| ()).map_err(|(s, r)| refuse(s, r))?;
+        let (insts, flows) = pass(function, &mut lower, |_| ()).map_err(|(s, r)| refuse(s, r))?;
         debug_assert_eq!(lower.next_fill, pairs_from);
         let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
         fills.sort_by_key(|(slot, _)| *slot);
@@ -96,6 +99,8 @@ impl Kernel {
             controls: lower.controls,
             fills,
             poisoned,
+            undefined,
+            flows,
             slots,
             preds,
             shared,
@@ -112,10 +117,16 @@ fn pass<'f>(
     function: &'f Function,
     lower: &mut Lower<'_>,
     mut accessed: impl FnMut(Access),
-) -> Result<Vec<Inst>, (&'f Statement, Reject)> {
+) -> Result<(Vec<Inst>, Flows), (&'f Statement, Reject)> {
     let mut insts = Vec::with_capacity(function.statements.len() + 1);
+    let mut flows = Flows::default();
     for statement in &function.statements {
-        insts.push(decode(statement, lower).map_err(|reject| (statement, reject))?);
+        let inst = decode(statement, lower).map_err(|reject| (statement, reject))?;
+        // The guard is the last that is asked for, and no source of results.
+        let uses = &lower.uses[..lower.uses.len() - usize::from(statement.guard.is_some())];
+        flows.push(statement, &inst, &lower.regs, (uses, &lower.addresses, &lower.defs));
+        insts.push(inst);
+        lower.addresses.clear();
         accessed(Access {
             uses: lower.uses.drain(..).map(|r| r.0).collect(),
             defs: lower.defs.drain(..).map(|r| r.0).collect(),
@@ -124,7 +135,7 @@ fn pass<'f>(
     }
     insts.push(lower.exit());
     accessed(Access::default());
-    Ok(insts)
+    Ok((insts, flows))
 }
 
 fn decode(statement: &Statement, lower: &mut Lower<'_>) -> Result<Inst, Reject> {

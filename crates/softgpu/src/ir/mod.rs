@@ -3,6 +3,7 @@
 mod cfg;
 mod control;
 pub(crate) mod decode;
+mod flow;
 mod inst;
 mod kernel;
 mod layout;
@@ -12,6 +13,7 @@ mod slots;
 mod text;
 
 pub use control::{Barrier, BarrierAction, Control};
+pub use flow::{Flows, Place, Rule};
 pub use inst::{Class, Inst, Kind};
 pub use kernel::{Fill, Kernel, Param, SharedLayout, SharedVariable, Source, Special, Unsupported};
 pub use layout::Signature;

@@ -95,6 +95,11 @@ impl Shared {
         self.valid[index] |= bytes as u8;
     }
 
+    /// Marks the bytes that `bytes` selects as never written.
+    pub(crate) fn invalidate(&mut self, at: u32, bytes: u32) {
+        self.valid[at as usize / 4] &= !(bytes as u8);
+    }
+
     /// Whether one array holds the bytes from `min` up to `end`.
     #[inline(always)]
     pub(crate) fn one_array(&self, min: u32, end: u64) -> bool {

@@ -103,6 +103,7 @@ fn exit(warp: &mut Warp, splits: &mut [Split], n: usize, env: &mut Env<'_>, barr
         env.stop(Detector::BarrierDivergence, warp, waiting.mask.trailing_zeros(), text);
     }
     warp.live &= !gone.mask;
+    warp.taint.exit(gone.mask);
     if warp.live == 0 {
         env.order.exit(warp.index);
     }

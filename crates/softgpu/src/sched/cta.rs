@@ -81,6 +81,10 @@ impl Cta {
         let poison = launch.settings.poison();
         for running in &mut warps {
             running.warp.reset(&kernel.poisoned, poison);
+            if launch.settings.checks.init && !launch.settings.strict_init {
+                let lanes = running.warp.lanes;
+                running.warp.taint.restart(kernel, lanes);
+            }
             fill_cta(&mut running.warp, kernel, coordinates);
             running.start();
         }

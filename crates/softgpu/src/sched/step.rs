@@ -4,7 +4,7 @@ use super::barrier::Barriers;
 use super::control;
 use super::random::Random;
 use super::split::{Running, Split, Wait};
-use crate::check::{Detector, Finding, lanes};
+use crate::check::{Detector, Finding, lanes, taint};
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{Control, Inst, Kind};
 
@@ -78,6 +78,11 @@ impl Running {
             let inst = &kernel.insts[pc as usize];
             let guard = warp.p(inst.guard);
             let mask = all & if inst.negate { !guard } else { guard };
+            if warp.taint.any() {
+                env.pc = pc;
+                // Warp-wide operations are looked at when they run.
+                taint::step(warp, env, inst, all, if inst.kind == Kind::Sync { 0 } else { mask });
+            }
             match inst.kind {
                 Kind::Plain => {
                     env.tally.issue(pc as usize, mask);
@@ -96,6 +101,9 @@ impl Running {
                         unsafe { (inst.run)(warp, env, inst, mask) };
                         if env.fault.is_some() {
                             return Step::Fault;
+                        }
+                        if env.undefined.is_some() {
+                            taint::arrive(warp, env, inst, mask);
                         }
                         if splits.len() > 1 && splits.iter().any(|s| s.wait == Wait::Gather) {
                             splits[n].passed = true;
@@ -167,9 +175,7 @@ impl Running {
 fn together(warp: &mut Warp, splits: &mut [Split], n: usize, inst: &Inst, mask: u32, env: &mut Env<'_>) -> bool {
     let members = *warp.r32(inst.m);
     if mask == warp.live && members == [mask; LANES] {
-        // SAFETY: as in `run_split`.
-        unsafe { (inst.run)(warp, env, inst, mask) };
-        return env.fault.is_none();
+        return run_together(warp, env, inst, mask);
     }
     let on = |lane: usize| mask >> lane & 1 != 0;
     let named = (0..LANES).filter(|l| on(*l)).fold(0, |named, l| named | members[l]) & warp.live;
@@ -191,12 +197,23 @@ fn together(warp: &mut Warp, splits: &mut [Split], n: usize, inst: &Inst, mask: 
     while left != 0 {
         let mine = members[left.trailing_zeros() as usize];
         let group = (0..LANES).filter(|l| left >> l & 1 != 0 && members[*l] == mine).fold(0, |g, l| g | 1 << l);
-        // SAFETY: as in `run_split`.
-        unsafe { (inst.run)(warp, env, inst, group) };
-        if env.fault.is_some() {
+        if !run_together(warp, env, inst, group) {
             return false;
         }
         left &= !group;
     }
     true
+}
+
+/// Runs a warp-wide operation for one group of lanes. False: a fault.
+fn run_together(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, group: u32) -> bool {
+    if warp.taint.any() {
+        taint::step(warp, env, inst, 0, group);
+    }
+    // SAFETY: as in `run_split`.
+    unsafe { (inst.run)(warp, env, inst, group) };
+    if env.undefined.is_some() {
+        taint::arrive(warp, env, inst, group);
+    }
+    env.fault.is_none()
 }

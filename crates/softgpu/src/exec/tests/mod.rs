@@ -74,6 +74,7 @@ impl Form {
             symbols: &HashMap::new(),
             tables: &[],
             uses: Vec::new(),
+            addresses: Vec::new(),
             defs: Vec::new(),
             fills: HashMap::new(),
             next_fill: usize::from(number(types.len())),

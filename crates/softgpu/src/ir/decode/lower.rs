@@ -70,6 +70,8 @@ pub struct Lower<'m> {
     pub(crate) tables: &'m [Vec<u32>],
     /// Registers read by the current statement.
     pub(crate) uses: Vec<Reg>,
+    /// Which of `uses`, by position, are parts of addresses.
+    pub(crate) addresses: Vec<usize>,
     /// Registers written by the current statement.
     pub(crate) defs: Vec<Reg>,
     /// Constant slots so far.
@@ -219,6 +221,7 @@ impl Lower<'_> {
         match &address.base {
             Base::Reg(r) => {
                 let ty = self.regs.get(r.0 as usize).map_or(Type::B64, |i| i.ty);
+                self.addresses.push(self.uses.len());
                 let slot = self.register(*r, ty, false)?;
                 Ok(Addr { slot, wide: ty.bits() == 64, offset: address.offset })
             }

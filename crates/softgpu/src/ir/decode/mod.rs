@@ -32,7 +32,7 @@ pub mod memory;
 pub mod pred;
 pub mod warp;
 
-pub use lower::{Addr, FIRST_FREE, Lower, RegInfo, Space, Symbol, TRUE_PRED};
+pub use lower::{Addr, FIRST_FREE, Lower, RegInfo, SINK_PRED, Space, Symbol, TRUE_PRED};
 pub use mods::{Mods, operands, reject_type};
 
 use crate::ptx::Statement;

@@ -1,0 +1,355 @@
+//! Undefined values: followed from the load that read bytes nobody wrote to the place where they matter.
+//!
+//! Compilers copy padding, load more than they use and compute with registers that a later select throws away. So
+//! reading undefined bytes is no mistake yet: it taints the lanes of the register, taint travels with the value, and a
+//! report is made when it decides an address, a branch, a guard or a barrier, or is stored to device memory. In
+//! shared and local memory it makes bytes undefined again.
+
+use super::{Detector, Finding, lanes};
+use crate::exec::access::{self, lanes_of};
+use crate::exec::{Env, LANES, Warp};
+use crate::ir::{Inst, Kernel, Kind, Place, Rule};
+use crate::mem::windows::Window;
+
+/// Where an undefined value comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Origin {
+    pc: u32,
+    cta: [u32; 3],
+    warp: u32,
+    /// The lanes that read undefined bytes.
+    lanes: u32,
+    /// What was read; `None` for a register that nobody wrote.
+    read: Option<Read>,
+}
+
+/// Undefined bytes that a load met.
+#[derive(Clone, Copy)]
+pub(crate) struct Read {
+    pub(crate) window: Window,
+    /// The first byte that nobody wrote.
+    pub(crate) address: u64,
+    /// Bytes of the access.
+    pub(crate) bytes: usize,
+}
+
+/// What a load brought that nobody wrote; the scheduler hands it on to the registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Undefined {
+    origin: Origin,
+    /// Lanes, for each word of the access.
+    words: [u32; 8],
+}
+
+/// The undefined values of one warp. While there are none it takes no memory and no time.
+#[derive(Default)]
+pub struct Taint {
+    /// How many places are tainted.
+    count: usize,
+    /// Lanes, by slot; predicates follow behind the slots, then the carry.
+    lanes: Vec<u32>,
+    from: Vec<Option<Origin>>,
+    slots: usize,
+}
+
+impl Taint {
+    /// Whether anything is tainted.
+    #[inline(always)]
+    pub fn any(&self) -> bool {
+        self.count != 0
+    }
+
+    /// A new CTA: registers that some path reads before it writes them are undefined.
+    pub(crate) fn restart(&mut self, kernel: &Kernel, lanes: u32) {
+        if self.any() {
+            self.lanes.fill(0);
+            self.count = 0;
+        }
+        let origin = Origin { pc: 0, cta: [0; 3], warp: 0, lanes, read: None };
+        for place in &kernel.undefined {
+            self.put(kernel, *place, u32::MAX, lanes, &origin);
+        }
+    }
+
+    fn index(&self, place: Place) -> usize {
+        match place {
+            Place::Slot(slot) => usize::from(slot),
+            Place::Pred(pred) => self.slots + usize::from(pred),
+            Place::Carry => self.lanes.len().saturating_sub(1),
+        }
+    }
+
+    /// The lanes of a register that hold undefined values.
+    pub(crate) fn of(&self, place: Place) -> u32 {
+        if !self.any() {
+            return 0;
+        }
+        self.lanes.get(self.index(place)).copied().unwrap_or(0)
+    }
+
+    fn origin(&self, place: Place) -> Option<&Origin> {
+        self.from.get(self.index(place))?.as_ref()
+    }
+
+    /// Of the lanes `mask`, those of `tainted` hold undefined values from now on, the others defined ones.
+    pub(crate) fn put(&mut self, kernel: &Kernel, place: Place, mask: u32, tainted: u32, origin: &Origin) {
+        if self.lanes.is_empty() {
+            if tainted & mask == 0 {
+                return;
+            }
+            self.slots = kernel.slots;
+            self.lanes = vec![0; kernel.slots + kernel.preds + 1];
+            self.from = vec![None; self.lanes.len()];
+        }
+        let at = self.index(place);
+        let (old, new) = (self.lanes[at], self.lanes[at] & !mask | tainted & mask);
+        self.lanes[at] = new;
+        self.count = self.count + usize::from(new != 0) - usize::from(old != 0);
+        if tainted & mask != 0 {
+            self.from[at] = Some(*origin);
+        }
+    }
+
+    fn clear(&mut self, kernel: &Kernel, place: Place, mask: u32) {
+        if self.any() {
+            let nowhere = Origin { pc: 0, cta: [0; 3], warp: 0, lanes: 0, read: None };
+            self.put(kernel, place, mask, 0, &nowhere);
+        }
+    }
+
+    /// Lanes have exited: what they held no longer matters.
+    pub(crate) fn exit(&mut self, mask: u32) {
+        if self.any() {
+            for lanes in &mut self.lanes {
+                *lanes &= !mask;
+            }
+            self.count = self.lanes.iter().filter(|lanes| **lanes != 0).count();
+        }
+    }
+
+    /// The lanes for which any of `places` is undefined, and where the first of those comes from.
+    fn union(&self, places: &[Place], mask: u32) -> (u32, Option<Origin>) {
+        let mut all = (0, None);
+        for place in places {
+            let lanes = self.of(*place) & mask;
+            if lanes != 0 {
+                all = (all.0 | lanes, all.1.or(self.origin(*place).copied()));
+            }
+        }
+        all
+    }
+}
+
+/// The lanes of a store's values that are undefined, word by word.
+pub(crate) fn stored<const W: usize>(warp: &Warp, kernel: &Kernel, inst: &Inst) -> [u32; W] {
+    let mut words = [0; W];
+    let (count, bytes) = (access::count(inst), access::element(inst));
+    for k in 0..count {
+        let lanes = warp.taint.of(Place::Slot(access::slot(kernel, inst, inst.b, k)));
+        for word in k * bytes / 4..(k * bytes + bytes).div_ceil(4) {
+            words[word % W] |= lanes;
+        }
+    }
+    words
+}
+
+/// Reads that a load made of bytes nobody wrote: by word of the access, the lanes; and the first byte of the first lane.
+pub(crate) fn met(warp: &Warp, env: &mut Env<'_>, words: [u32; 8], read: Read) {
+    let lanes = words.iter().fold(0, |all, word| all | word);
+    let origin = Origin { pc: env.pc, cta: env.cta, warp: warp.index, lanes, read: Some(read) };
+    if env.launch.settings.strict_init {
+        if !env.seen(Detector::Uninitialised, None) {
+            let text = describe(env, &origin);
+            let at = env.at(warp, lanes.trailing_zeros());
+            let finding = Finding::new(Detector::Uninitialised, at, text);
+            env.find(Finding { address: Some(read.address), ..finding });
+        }
+        return;
+    }
+    match &mut env.undefined {
+        // A generic load that reads several windows.
+        Some(undefined) => undefined.words.iter_mut().zip(words).for_each(|(all, word)| *all |= word),
+        None => env.undefined = Some(Undefined { origin, words }),
+    }
+}
+
+/// Taints the results of the instruction that has just run for the lanes `mask` and met undefined bytes.
+#[cold]
+#[inline(never)]
+pub(crate) fn arrive(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
+    let Some(Undefined { origin, words }) = env.undefined.take() else { return };
+    let kernel = env.kernel;
+    let rule = kernel.flows.rule(env.pc);
+    if rule == Rule::Load {
+        let (count, bytes) = (access::count(inst), access::element(inst));
+        for k in 0..count {
+            let place = Place::Slot(access::slot(kernel, inst, inst.d, k));
+            let range = k * bytes / 4..(k * bytes + bytes).div_ceil(4);
+            let lanes = words[range].iter().fold(0, |all, word| all | word);
+            warp.taint.put(kernel, place, lanes, lanes, &origin);
+        }
+        return;
+    }
+    let lanes = if rule == Rule::Together { mask } else { words.iter().fold(0, |all, word| all | word) & mask };
+    for place in kernel.flows.results(env.pc) {
+        warp.taint.put(kernel, *place, lanes, lanes, &origin);
+    }
+}
+
+/// Before an instruction runs for the lanes `mask`, in a warp that holds undefined values: looks at its guard for the
+/// lanes `all`, at its addresses and decisions, and carries taint from its sources to its results.
+#[cold]
+#[inline(never)]
+pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, mask: u32) {
+    let (kernel, pc) = (env.kernel, env.pc);
+    decides(warp, env, &[Place::Pred(inst.guard)], all, "decides whether an instruction runs");
+    if mask == 0 {
+        return;
+    }
+    let flows = &kernel.flows;
+    let rule = flows.rule(pc);
+    decides(warp, env, flows.addresses(pc), mask, "becomes an address");
+    if inst.kind == Kind::Sync {
+        decides(warp, env, &[Place::Slot(inst.m)], mask, "becomes a member mask");
+    }
+    if rule == Rule::Decide {
+        decides(warp, env, flows.values(pc), mask, "decides a branch or a barrier");
+    }
+    let (lanes, origin) = match rule {
+        // What these bring is looked at when they have run.
+        Rule::Load | Rule::Store | Rule::Atomic | Rule::Decide => (0, None),
+        _ => warp.taint.union(flows.values(pc), mask),
+    };
+    let lanes = match rule {
+        _ if lanes == 0 => 0,
+        Rule::Together => mask,
+        Rule::Select => {
+            let (a, b, c) = (Place::Slot(inst.a), Place::Slot(inst.b), Place::Pred(inst.c));
+            let chosen = warp.p(inst.c) ^ inst.x;
+            let of = |place| warp.taint.of(place);
+            of(c) | (of(a) & chosen) | (of(b) & !chosen)
+        }
+        Rule::Logic { and } => {
+            let invert = |bit: u32| if inst.x & bit != 0 { u32::MAX } else { 0 };
+            let side = |pred, bit| (warp.taint.of(Place::Pred(pred)), warp.p(pred) ^ invert(bit));
+            logic(and, side(inst.a, 1), side(inst.b, 2))
+        }
+        Rule::Compare => {
+            use crate::exec::pred::flag;
+            let (third, value) = (warp.taint.of(Place::Pred(inst.c)), warp.p(inst.c));
+            let value = if inst.y & flag::NOT_C != 0 { !value } else { value };
+            let (sources, _) = warp.taint.union(&[Place::Slot(inst.a), Place::Slot(inst.b)], mask);
+            // The comparison's own value is not known yet where it is defined; then the third operand decides.
+            match inst.y & (flag::OR | flag::XOR) {
+                0 => third | (sources & value),
+                flag::OR => third | (sources & !value),
+                _ => third | sources,
+            }
+        }
+        Rule::Shuffle => shuffled(warp, env, inst, mask),
+        _ => lanes,
+    };
+    let Some(origin) = origin else {
+        for place in flows.results(pc) {
+            warp.taint.clear(kernel, *place, mask);
+        }
+        return;
+    };
+    for place in flows.results(pc) {
+        warp.taint.put(kernel, *place, mask, lanes, &origin);
+    }
+}
+
+/// The undefined lanes of a logical operation of two predicates, each undefined in some lanes.
+fn logic(and: bool, (a, a_value): (u32, u32), (b, b_value): (u32, u32)) -> u32 {
+    // A defined operand settles the result where it is false (and) or true (or).
+    let open = |value: u32| if and { value } else { !value };
+    (a & b) | (a & !b & open(b_value)) | (b & !a & open(a_value))
+}
+
+/// The lanes that a shuffle gives an undefined value: the same shuffle of the taint itself, in the two slots that take
+/// results nobody wants.
+fn shuffled(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) -> u32 {
+    let own = [inst.b, inst.c].iter().fold(0, |all, slot| all | warp.taint.of(Place::Slot(*slot)));
+    let value = warp.taint.of(Place::Slot(inst.a));
+    let (from, to) = (1, 0);
+    *warp.r32_mut(from) = std::array::from_fn(|lane| value >> lane & 1);
+    // Lanes that are not there are reported when the shuffle itself runs.
+    let findings = std::mem::take(&mut env.findings);
+    let sunk = u32::from(crate::ir::decode::SINK_PRED);
+    let shadow = Inst { a: from, d: to, x: sunk, ..*inst };
+    // SAFETY: `run` was chosen by `Op::pick`, which gives the wide build only to processors that have its features.
+    unsafe { (inst.run)(warp, env, &shadow, mask) };
+    env.findings = findings;
+    let moved = warp.r32(to);
+    lanes_of(mask).fold(own, |all, lane| all | u32::from(moved[lane] == 1) << lane)
+}
+
+/// Reports undefined values of `places` among the lanes `mask`, which then count as defined: one mistake, one report.
+fn decides(warp: &mut Warp, env: &mut Env<'_>, places: &[Place], mask: u32, what: &str) {
+    for place in places {
+        let bad = warp.taint.of(*place) & mask;
+        if bad == 0 {
+            continue;
+        }
+        if let Some(origin) = warp.taint.origin(*place).copied() {
+            report(warp, env, &origin, bad, what);
+        }
+        warp.taint.clear(env.kernel, *place, bad);
+    }
+}
+
+/// The lanes in which an atomic operation leaves an undefined value: its operands are, or what it changes.
+pub(crate) fn updated(warp: &Warp, env: &Env<'_>, inst: &Inst, replaces: bool) -> u32 {
+    let operands = warp.taint.of(Place::Slot(inst.b)) | warp.taint.of(Place::Slot(inst.m));
+    match &env.undefined {
+        Some(undefined) if !replaces => operands | undefined.words.iter().fold(0, |all, word| all | word),
+        _ => operands,
+    }
+}
+
+/// Reports undefined values that a store or an atomic operation of the lanes `mask` puts into device memory.
+pub(crate) fn published(warp: &Warp, env: &mut Env<'_>, mask: u32) {
+    let (bad, origin) = warp.taint.union(env.kernel.flows.values(env.pc), mask);
+    if let Some(origin) = origin {
+        report(warp, env, &origin, bad, "is stored to device memory");
+    } else if let Some(Undefined { origin, .. }) = env.undefined.take() {
+        report(warp, env, &origin, origin.lanes, "is updated in device memory");
+    }
+}
+
+/// An undefined value matters in the lanes `bad` of the instruction that is about to run.
+fn report(warp: &Warp, env: &mut Env<'_>, origin: &Origin, bad: u32, what: &str) {
+    let use_at = env.at(warp, bad.trailing_zeros() % LANES as u32);
+    let (at, other) = match origin.read {
+        Some(_) => {
+            let at = env.kernel.describe(origin.pc, origin.cta, origin.warp, origin.lanes.trailing_zeros());
+            (at, Some(use_at))
+        }
+        None => (use_at, None),
+    };
+    let text = format!("{}, and {what} in {}", describe(env, origin), lanes(bad));
+    let address = origin.read.map(|read| read.address);
+    env.find(Finding { address, other, ..Finding::new(Detector::Uninitialised, at, text) });
+}
+
+/// The read in words.
+fn describe(env: &Env<'_>, origin: &Origin) -> String {
+    let Some(Read { window, address, bytes }) = origin.read else {
+        return "a register holds a value that no instruction wrote".to_string();
+    };
+    let who = lanes(origin.lanes);
+    match window {
+        Window::Shared(at) => {
+            let name = env.shared.name(at);
+            format!("load of {bytes} bytes of shared memory that no thread wrote, {name} ({who} of the warp)")
+        }
+        Window::Local(at) => {
+            format!("load of {bytes} bytes of local memory that its thread never wrote, at offset {at} ({who})")
+        }
+        _ => {
+            let place = env.launch.memory.describe(address);
+            format!("load of {bytes} bytes at {address:#x} that nobody wrote, {place} ({who} of the warp)")
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Which registers each instruction reads and writes, for the check that follows undefined values.
+//!
+//! Decoders know nothing of this: it is put together from the registers they ask for, and the opcode tells how results
+//! depend on sources. An opcode without a rule of its own works lane by lane.
+
+use super::decode::RegInfo;
+use super::slots::{Storage, storage};
+use super::{Inst, Kind};
+use crate::ptx::{Reg, Statement, Type};
+
+/// A register as undefined values are followed: a pair counts as its first slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A slot, or the first of a pair.
+    Slot(u16),
+    /// A predicate.
+    Pred(u16),
+    /// The carry of `add.cc` and its kin.
+    Carry,
+}
+
+/// How the results of an instruction depend on what it reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Results of a lane depend on all sources of the same lane.
+    Lanes,
+    /// `selp`: on the predicate and on the chosen source.
+    Select,
+    /// Logic of predicates: a false operand of `and` and a true one of `or` settle the result alone.
+    Logic {
+        /// Whether it is `and`; else `or`.
+        and: bool,
+    },
+    /// `setp` with a third operand, which settles the result as in [`Rule::Logic`].
+    Compare,
+    /// `shfl`: on the source of another lane.
+    Shuffle,
+    /// Results of every lane depend on the sources of all: votes, matches, reductions, `mma`.
+    Together,
+    /// Results come from memory, and only the operation knows whether they are defined.
+    Load,
+    /// Values go to memory: the operation looks at them.
+    Store,
+    /// Values go to memory, and results come from it.
+    Atomic,
+    /// Every source decides where control goes, or who waits for whom.
+    Decide,
+}
+
+#[derive(Clone, Copy)]
+struct Flow {
+    rule: Rule,
+    /// Where its places begin: values read, then addresses, then results.
+    start: u32,
+    values: u16,
+    addresses: u16,
+    results: u16,
+}
+
+/// The flow of every instruction of a kernel.
+#[derive(Clone, Default)]
+pub struct Flows {
+    each: Vec<Flow>,
+    places: Vec<Place>,
+}
+
+impl Flows {
+    /// The next instruction. `addresses` says which of `uses` are parts of addresses.
+    pub(super) fn push(
+        &mut self,
+        statement: &Statement,
+        inst: &Inst,
+        regs: &[RegInfo],
+        (uses, addresses, defs): (&[Reg], &[usize], &[Reg]),
+    ) {
+        let place = |reg: &Reg| of(regs[reg.0 as usize]);
+        let start = self.places.len() as u32;
+        let carries = |op: &str| matches!(op, "addc" | "subc" | "madc");
+        let is_address = |at: &usize| addresses.contains(at);
+        self.places.extend((0..uses.len()).filter(|at| !is_address(at)).map(|at| place(&uses[at])));
+        if carries(statement.op()) {
+            self.places.push(Place::Carry);
+        }
+        let values = self.places.len() as u32 - start;
+        self.places.extend((0..uses.len()).filter(is_address).map(|at| place(&uses[at])));
+        let addressed = self.places.len() as u32 - start - values;
+        self.places.extend(defs.iter().map(place));
+        if statement.has("cc") {
+            self.places.push(Place::Carry);
+        }
+        let results = self.places.len() as u32 - start - values - addressed;
+        let rule = rule(statement, inst);
+        let [values, addresses, results] = [values, addressed, results].map(|n| n as u16);
+        self.each.push(Flow { rule, start, values, addresses, results });
+    }
+
+    /// How results of instruction `pc` depend on what it reads.
+    pub fn rule(&self, pc: u32) -> Rule {
+        self.each.get(pc as usize).map_or(Rule::Lanes, |flow| flow.rule)
+    }
+
+    /// Registers read as values; not the guard.
+    pub fn values(&self, pc: u32) -> &[Place] {
+        self.range(pc, |flow| (0, flow.values))
+    }
+
+    /// Registers that are parts of addresses.
+    pub fn addresses(&self, pc: u32) -> &[Place] {
+        self.range(pc, |flow| (flow.values, flow.addresses))
+    }
+
+    /// Registers written.
+    pub fn results(&self, pc: u32) -> &[Place] {
+        self.range(pc, |flow| (flow.values + flow.addresses, flow.results))
+    }
+
+    fn range(&self, pc: u32, part: impl Fn(&Flow) -> (u16, u16)) -> &[Place] {
+        let Some(flow) = self.each.get(pc as usize) else { return &[] };
+        let (skip, count) = part(flow);
+        let start = flow.start as usize + usize::from(skip);
+        &self.places[start..start + usize::from(count)]
+    }
+}
+
+/// The place of a register.
+pub(super) fn of(info: RegInfo) -> Place {
+    match storage(info.ty) {
+        Storage::Pred => Place::Pred(info.slot),
+        Storage::Single | Storage::Pair => Place::Slot(info.slot),
+    }
+}
+
+fn rule(statement: &Statement, inst: &Inst) -> Rule {
+    let effect = inst.kind == Kind::Effect;
+    match statement.op() {
+        "selp" => Rule::Select,
+        "and" | "or" if statement.has(Type::Pred.name()) => Rule::Logic { and: statement.op() == "and" },
+        "setp" | "set" => Rule::Compare,
+        "shfl" => Rule::Shuffle,
+        "vote" | "match" | "redux" | "mma" | "ldmatrix" | "movmatrix" => Rule::Together,
+        "ld" | "ldu" if effect => Rule::Load,
+        "st" if effect => Rule::Store,
+        "atom" | "red" => Rule::Atomic,
+        "bra" | "brx" | "bar" | "barrier" => Rule::Decide,
+        _ => Rule::Lanes,
+    }
+}
