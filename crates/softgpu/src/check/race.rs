@@ -103,6 +103,15 @@ impl Order {
         self.shared.row(at as usize / 4, self.clocks.floor(by.warp), &who, step, others)
     }
 
+    /// An access of consecutive words of shared memory by one lane. False, with nothing done, when they have to be
+    /// looked at one by one.
+    #[inline(always)]
+    pub(crate) fn lane_shared(&mut self, by: By, at: u32, words: usize, write: bool) -> bool {
+        let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
+        let floor = self.clocks.floor(by.warp);
+        self.shared.run(at as usize / 4, words, Grain::Words(words), floor, &who, write)
+    }
+
     /// Makes marks for so many words of shared memory.
     pub(crate) fn cover_shared(&mut self, words: usize) {
         if self.shared.words() < words {

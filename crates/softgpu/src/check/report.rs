@@ -19,6 +19,8 @@ pub enum Detector {
     InactiveLane,
     /// A barrier that not every thread reaches, or not together.
     BarrierDivergence,
+    /// Bytes of an asynchronous copy touched before the wait for it, or its source changed.
+    AsyncCopy,
     /// Every warp waits.
     Deadlock,
     /// A watched output that was not written exactly once, or a store outside all watched outputs.
@@ -35,6 +37,7 @@ impl Detector {
             Detector::SharedBounds => "shared memory out of bounds",
             Detector::InactiveLane => "inactive lane",
             Detector::BarrierDivergence => "divergent barrier",
+            Detector::AsyncCopy => "unfinished asynchronous copy",
             Detector::Deadlock => "deadlock",
             Detector::WriteOnce => "output not written exactly once",
         }

@@ -7,6 +7,7 @@ use crate::launch::{Fault, Launch, Where, code};
 use crate::mem::Shared;
 
 use super::Warp;
+use super::copies::Copies;
 
 /// Surroundings of the warps of one CTA.
 pub struct Env<'l> {
@@ -22,6 +23,8 @@ pub struct Env<'l> {
     pub pc: u32,
     /// The CTA's shared memory.
     pub shared: Shared,
+    /// Asynchronous copies that the CTA's threads have not waited for.
+    pub copies: Copies,
     /// Order between the CTA's threads, for race detection.
     pub order: check::Order,
     /// Counts by instruction.
@@ -48,6 +51,7 @@ impl<'l> Env<'l> {
             cta_index: 0,
             pc: 0,
             shared: Shared::default(),
+            copies: Copies::default(),
             order: check::Order::default(),
             tally: Tally::new(launch.kernel.insts.len()),
             watch: check::WriteOnce::new(&launch.settings.watch),

@@ -24,6 +24,7 @@ pub mod atom;
 pub mod bits;
 pub mod collective;
 pub mod convert;
+pub mod copies;
 pub mod float;
 pub mod half;
 pub mod int;

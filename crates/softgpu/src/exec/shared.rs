@@ -1,6 +1,7 @@
 //! Loads and stores of shared memory, 32 lanes at a time.
 
 use super::access::{Access, Raw, flags, lanes_of};
+use super::copies::check_pending;
 use super::global::narrow;
 use super::warp::LANES;
 use super::{Env, Warp};
@@ -15,13 +16,14 @@ use crate::mem::windows::{self, Window};
 /// Leaves the lanes whose whole element lies in one array, and reports the others. `None` when nothing is left to do.
 #[inline(always)]
 pub(super) fn inside<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, verb: &str) -> Option<u32> {
-    if access.bits & (T as u64 - 1) == 0
+    let whole = access.bits & (T as u64 - 1) == 0
         && access.max <= u64::from(u32::MAX)
-        && env.shared.one_array(access.min as u32, access.max + T as u64)
-    {
-        return Some(access.mask);
+        && env.shared.one_array(access.min as u32, access.max + T as u64);
+    let mask = if whole { access.mask } else { inside_lanes::<T>(warp, env, access, verb)? };
+    if env.shared.any_pending() {
+        check_pending(warp, env, access, mask, T as u32, verb);
     }
-    inside_lanes::<T>(warp, env, access, verb)
+    Some(mask)
 }
 
 #[cold]

@@ -17,6 +17,10 @@ pub struct Shared {
     words: Vec<u32>,
     /// Four valid bits per word, in the low half of each byte.
     valid: Vec<u8>,
+    /// Words of unfinished asynchronous copies; empty as long as there was none.
+    pending: Vec<bool>,
+    /// How many of them are set.
+    pending_words: usize,
     /// By ascending address. Gaps lie between them, so that running over the end of one is not running into the next.
     arrays: Vec<Array>,
     poison: u32,
@@ -47,13 +51,51 @@ impl Shared {
         arrays.sort_by_key(|array| array.start);
         let end = arrays.last().map_or(0, |array| array.start as usize + array.bytes as usize);
         let (words, poison) = (end.div_ceil(4), u32::from_ne_bytes([poison; 4]));
-        Shared { words: vec![poison; words], valid: vec![0; words], arrays, poison }
+        Shared {
+            words: vec![poison; words],
+            valid: vec![0; words],
+            pending: Vec::new(),
+            pending_words: 0,
+            arrays,
+            poison,
+        }
     }
 
     /// Makes it fresh again for the next CTA of the same launch.
     pub fn reset(&mut self) {
         self.words.fill(self.poison);
         self.valid.fill(0);
+        self.pending.clear();
+        self.pending_words = 0;
+    }
+
+    /// Whether any asynchronous copy is unfinished.
+    #[inline(always)]
+    pub(crate) fn any_pending(&self) -> bool {
+        self.pending_words != 0
+    }
+
+    /// Whether one of `bytes` bytes from `at` belongs to an unfinished copy.
+    pub(crate) fn is_pending(&self, at: u32, bytes: u32) -> bool {
+        let (first, end) = (at as usize / 4, (at + bytes).div_ceil(4) as usize);
+        self.pending.get(first..end).is_some_and(|words| words.contains(&true))
+    }
+
+    /// An unfinished copy owns these whole words from now on, or no longer.
+    pub(crate) fn set_pending(&mut self, at: u32, bytes: u32, pending: bool) {
+        if self.pending.is_empty() {
+            self.pending.resize(self.words.len(), false);
+        }
+        for word in &mut self.pending[at as usize / 4..(at + bytes) as usize / 4] {
+            self.pending_words += usize::from(pending && !*word);
+            self.pending_words -= usize::from(!pending && *word);
+            *word = pending;
+        }
+    }
+
+    /// Says which bytes of the word at `at` were written.
+    pub(crate) fn set_valid(&mut self, at: u32, bytes: u8) {
+        self.valid[at as usize / 4] = bytes;
     }
 
     /// Words, the gaps between arrays included.

@@ -6,6 +6,7 @@ use super::random::Random;
 use super::split::{Running, Wait};
 use super::step::Turn;
 use crate::check::{Detector, Order};
+use crate::exec::copies::Copies;
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{BarrierAction, Control};
 use crate::launch::Launch;
@@ -23,6 +24,7 @@ pub struct Cta {
     pub index: u64,
     pub warps: Vec<Running>,
     shared: Shared,
+    copies: Copies,
     order: Order,
     barriers: Barriers,
 }
@@ -92,6 +94,7 @@ impl Cta {
             coordinates,
             index,
             shared,
+            copies: Copies::default(),
             order,
             barriers: Barriers::new(warps.iter().map(|r| r.warp.lanes).collect()),
             warps,
@@ -115,6 +118,7 @@ impl Cta {
     /// Puts the CTA's own memory and order into the environment, or back.
     fn swap(&mut self, env: &mut Env<'_>) {
         std::mem::swap(&mut self.shared, &mut env.shared);
+        std::mem::swap(&mut self.copies, &mut env.copies);
         std::mem::swap(&mut self.order, &mut env.order);
     }
 

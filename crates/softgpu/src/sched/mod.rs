@@ -13,3 +13,4 @@ mod split;
 mod step;
 
 pub use grid::run;
+pub(crate) use random::Random;

@@ -24,6 +24,7 @@ mod special;
 
 pub mod control;
 pub mod convert;
+pub mod copies;
 pub mod float;
 pub mod half;
 pub mod int;
@@ -61,4 +62,5 @@ pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     memory::decode,
     warp::decode,
     matrix::decode,
+    copies::decode,
 ];
