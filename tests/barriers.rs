@@ -33,9 +33,12 @@ fn orders(statement: &str) -> bool {
 }
 
 /// A call, and the bits that it gives.
+type Call = Box<dyn Fn(&Device) -> Vec<u32>>;
+
+/// A named call.
 struct Case {
     name: String,
-    run: Box<dyn Fn(&Device) -> Vec<u32>>,
+    run: Call,
 }
 
 impl Case {
