@@ -140,13 +140,17 @@ pub enum LeakKind {
     Event = 3,
     /// A module.
     Module = 4,
+    /// A graph.
+    Graph = 5,
+    /// An executable graph.
+    Exec = 6,
 }
 
 impl LeakKind {
     /// The kind of a number.
     pub fn from_number(number: u32) -> Option<LeakKind> {
         use LeakKind::*;
-        [Memory, Pinned, Stream, Event, Module].into_iter().find(|kind| *kind as u32 == number)
+        [Memory, Pinned, Stream, Event, Module, Graph, Exec].into_iter().find(|kind| *kind as u32 == number)
     }
 }
 

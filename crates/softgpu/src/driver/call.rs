@@ -5,6 +5,7 @@ use super::code::{Code, Result};
 use super::queue;
 use super::state::{self, DeviceId, Guard};
 use super::thread::{self, HostThread};
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -33,12 +34,14 @@ pub struct Call {
     pub name: &'static str,
     /// The host thread it runs on.
     pub thread: Arc<HostThread>,
+    /// The capture that it pushes work into, which its failure spoils.
+    capture: Cell<Option<u64>>,
 }
 
 /// Runs the body of an entry.
 pub fn enter(name: &'static str, body: impl FnOnce(&Call) -> Result) -> u32 {
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let call = Call { name, thread: thread::current() };
+        let call = Call { name, thread: thread::current(), capture: Cell::new(None) };
         let result =
             match call.thread.enter_call(name) {
                 Some(injected) => Err(injected),
@@ -49,6 +52,9 @@ pub fn enter(name: &'static str, body: impl FnOnce(&Call) -> Result) -> u32 {
                     body(&call)
                 }
             };
+        if let (Err(_), Some(capture)) = (result, call.capture.get()) {
+            state::lock().invalidate(capture, &call.thread.last_error());
+        }
         call.thread.trace(name, result);
         result
     }));
@@ -98,6 +104,11 @@ impl Call {
         Ok((state, device, sticky))
     }
 
+    /// Notes that the call is about to change a capture.
+    pub fn touch(&self, capture: u64) {
+        self.capture.set(Some(capture));
+    }
+
     /// Notes why the entry fails, for whoever asks afterwards, and gives back the code.
     pub fn refuse(&self, code: Code, why: &str) -> Code {
         self.thread.set_last_error(format!("{}: {why} ({code})", self.name));
@@ -122,6 +133,25 @@ impl Call {
 pub struct Out<T>(*mut T);
 
 impl<T> Out<T> {
+    /// A pointer that arrived as part of another argument, or as one for reading too.
+    ///
+    /// # Safety
+    /// The entry's contract says that the address is null or valid for writing a T.
+    pub unsafe fn at(address: usize) -> Out<T> {
+        Out(address as *mut T)
+    }
+
+    /// Whether the caller wants an answer.
+    pub fn is_wanted(&self) -> bool {
+        !self.0.is_null()
+    }
+
+    /// Answers with one of several values. The entry's contract says that there is room for it.
+    pub fn set_at(&self, call: &Call, index: usize, value: T) -> Result {
+        self.check(call)?;
+        Out(self.0.wrapping_add(index)).set(call, value)
+    }
+
     /// Answers; a null pointer is an error.
     pub fn set(&self, call: &Call, value: T) -> Result {
         if self.0.is_null() {
@@ -228,5 +258,7 @@ impl In<c_char> {
 #[derive(Clone, Copy, Debug)]
 pub struct HostPointer(pub *mut c_void);
 
-// SAFETY: the pointer is read or written only while its operation runs, and the operation runs once.
+// SAFETY: the pointer is read or written only while its operation runs: once, or at each launch of its graph.
 unsafe impl Send for HostPointer {}
+// SAFETY: sharing it shares the number alone; see above for who follows it.
+unsafe impl Sync for HostPointer {}

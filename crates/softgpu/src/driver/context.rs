@@ -1,6 +1,7 @@
 //! Primary contexts, one per device, and which of them is current on a thread.
 
 use super::call::{Call, Out, entry};
+use super::capture;
 use super::code::{Code, Result};
 use super::device;
 use super::leak;
@@ -40,6 +41,7 @@ fn release(call: &Call, ordinal: i32) -> Result {
 
 /// Finishes all work, reports what was left behind, and frees it.
 fn destroy(call: &Call, mut state: Guard, device: DeviceId) -> Guard {
+    state.drop_captures(device);
     let everything = state.everything(device);
     state = queue::drive_all(state, &everything);
     // After a failed launch a program cannot free anything any more: what is left then is no leak.
@@ -58,6 +60,8 @@ fn destroy(call: &Call, mut state: Guard, device: DeviceId) -> Guard {
     state.modules.retain(|_, module| module.device != device);
     state.functions.retain(|_, function| function.device != device);
     state.events.retain(|_, event| event.device != device);
+    state.graphs.retain(|_, graph| graph.device != device);
+    state.execs.retain(|_, exec| exec.device != device);
     let (default_pool, legacy) = (state.device(device).default_pool, state.device(device).legacy);
     state.pools.retain(|handle, pool| pool.device != device || *handle == default_pool);
     state.streams.retain(|id, stream| stream.device != device || *id == legacy);
@@ -166,7 +170,8 @@ entry! {
     }
 
     fn cuCtxSynchronize(call) {
-        let (state, device) = call.context()?;
+        let (mut state, device) = call.context()?;
+        capture::check_context(call, &mut state, device)?;
         let everything = state.everything(device);
         let mut state = queue::drive_all(state, &everything);
         state.verdict(device)

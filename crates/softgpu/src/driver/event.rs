@@ -1,7 +1,9 @@
 //! Events: positions in streams.
 
 use super::call::{Call, Out, entry};
+use super::capture::{self, Captured};
 use super::code::{Code, Result};
+use super::graph::NodeWork;
 use super::queue::{self, Answer, Clock, StreamId};
 use super::state::{DeviceId, HandleKind, State};
 use super::work::Work;
@@ -12,6 +14,9 @@ use std::time::Instant;
 const DISABLE_TIMING: u32 = 2;
 /// Blocking wait, no timing; sharing between processes is not implemented.
 const KNOWN_FLAGS: u32 = 3;
+
+/// `CU_EVENT_RECORD_EXTERNAL`, `CU_EVENT_WAIT_EXTERNAL`: in a capture, a node for an event that others see.
+pub const EXTERNAL: u32 = 1;
 
 /// One event.
 pub struct Event {
@@ -24,6 +29,8 @@ pub struct Event {
     pub thread: String,
     /// Its latest record.
     pub recorded: Option<Recorded>,
+    /// What it stands for, if it was last recorded in a capturing stream.
+    pub captured: Option<Captured>,
 }
 
 /// One record of an event.
@@ -44,6 +51,12 @@ pub fn lookup<'s>(call: &Call, state: &'s State, handle: u64) -> Result<&'s Even
     state.events.get(&handle).ok_or_else(unknown)
 }
 
+/// The latest record of an event: in a stream, or in a capture.
+pub fn latest(call: &Call, state: &State, handle: u64) -> Result<(Option<Recorded>, Option<Captured>)> {
+    let event = lookup(call, state, handle)?;
+    Ok((event.recorded.clone(), event.captured.clone()))
+}
+
 /// Milliseconds between two events, as the host's clock saw them: no statement about a GPU.
 fn elapsed(call: &Call, out: &Out<f32>, start: u64, end: u64) -> Result {
     let (state, _) = call.context()?;
@@ -51,6 +64,10 @@ fn elapsed(call: &Call, out: &Out<f32>, start: u64, end: u64) -> Result {
     let mut times = Vec::new();
     for handle in [start, end] {
         let event = lookup(call, &state, handle)?;
+        if event.captured.is_some() {
+            let text = "the event was last recorded in a capturing stream, so it has no time";
+            return Err(call.refuse(Code::CAPTURED_EVENT, text));
+        }
         if !event.timed {
             return Err(call.refuse(Code::INVALID_HANDLE, "the event was made with timing disabled"));
         }
@@ -67,21 +84,46 @@ fn elapsed(call: &Call, out: &Out<f32>, start: u64, end: u64) -> Result {
     out.set(call, if forward > 0.0 { forward } else { -milliseconds(times[1], times[0]) } as f32)
 }
 
-fn record(call: &Call, handle: u64, stream: u64) -> Result {
+fn record(call: &Call, handle: u64, stream: u64, external: bool) -> Result {
     let (mut state, device) = call.context()?;
-    let stream = super::stream::resolve(call, &mut state, device, stream)?;
+    let stream = capture::stream_for_work(call, &mut state, device, stream)?;
     let of_event = lookup(call, &state, handle)?.device;
     if of_event != device {
         let text = format!("the event belongs to device {}, the stream to device {}", of_event.0, device.0);
         return Err(call.refuse(Code::INVALID_HANDLE, &text));
+    }
+    match (capture::point_of(&state, stream), external) {
+        (Some(_), true) => {
+            state.add_node(call, stream, NodeWork::Record { event: handle });
+            Ok(())
+        }
+        (Some(point), false) => {
+            if let Some(event) = state.events.get_mut(&handle) {
+                (event.recorded, event.captured) = (None, Some(point));
+            }
+            Ok(())
+        }
+        (None, true) => Err(call.invalid("only a capturing stream records an external event")),
+        (None, false) => {
+            let position = record_in(call, &mut state, device, handle, stream)?;
+            queue::settle(call, state, stream, position)
+        }
+    }
+}
+
+/// Records an event at the end of a stream that is not capturing.
+pub fn record_in(call: &Call, state: &mut State, device: DeviceId, handle: u64, stream: StreamId) -> Result<u64> {
+    if lookup(call, state, handle)?.device != device {
+        return Err(call.refuse(Code::INVALID_HANDLE, "the event belongs to another device"));
     }
     let time = Arc::new(OnceLock::new());
     let position = state.submit(call, stream, Work::Record { time: time.clone() });
     let clock = state.clock_of(stream);
     if let Some(event) = state.events.get_mut(&handle) {
         event.recorded = Some(Recorded { stream, position, clock, time });
+        event.captured = None;
     }
-    queue::settle(call, state, stream, position)
+    Ok(position)
 }
 
 entry! {
@@ -94,7 +136,7 @@ entry! {
         let handle = state.new_handle(HandleKind::Event);
         let order = state.new_order();
         let thread = call.thread.name().to_string();
-        let event = Event { device, timed: flags & DISABLE_TIMING == 0, order, thread, recorded: None };
+        let event = Event { device, timed: flags & DISABLE_TIMING == 0, order, thread, recorded: None, captured: None };
         state.events.insert(handle, event);
         out.set(call, handle)
     }
@@ -108,19 +150,20 @@ entry! {
     }
 
     fn cuEventRecord(call, handle: u64, stream: u64) {
-        record(call, handle, stream)
+        record(call, handle, stream, false)
     }
 
     fn cuEventRecordWithFlags(call, handle: u64, stream: u64, flags: u32) {
-        if flags != 0 {
-            return Err(call.invalid(&format!("record flags {flags:#x}: only 0 is implemented")));
+        if flags & !EXTERNAL != 0 {
+            return Err(call.invalid(&format!("record flags {flags:#x}: only CU_EVENT_RECORD_EXTERNAL is known")));
         }
-        record(call, handle, stream)
+        record(call, handle, stream, flags & EXTERNAL != 0)
     }
 
     fn cuEventSynchronize(call, handle: u64) {
-        let (state, device) = call.context()?;
-        let recorded = lookup(call, &state, handle)?.recorded.clone();
+        let (mut state, device) = call.context()?;
+        let (recorded, captured) = latest(call, &state, handle)?;
+        capture::check_event(call, &mut state, captured.as_ref())?;
         let Some(recorded) = recorded else { return Ok(()) };
         let mut state = queue::drive(state, recorded.stream, recorded.position);
         state.verdict(device)
@@ -128,7 +171,8 @@ entry! {
 
     fn cuEventQuery(call, handle: u64) {
         let (mut state, device) = call.context()?;
-        let recorded = lookup(call, &state, handle)?.recorded.clone();
+        let (recorded, captured) = latest(call, &state, handle)?;
+        capture::check_event(call, &mut state, captured.as_ref())?;
         let Some(recorded) = recorded else { return Ok(()) };
         match state.ask(recorded.stream, recorded.position) {
             Answer::Done => {}

@@ -1,6 +1,7 @@
 //! Modules and the functions in them.
 
 use super::call::{Call, In, Out, entry};
+use super::capture;
 use super::code::{Code, Result};
 use super::device;
 use super::profile::{self, Profile, SHARED_PER_BLOCK};
@@ -53,6 +54,11 @@ impl Function {
         kernel.map_err(|error| call.unsupported(Code::NOT_SUPPORTED, &error.to_string()))
     }
 
+    /// Whether its module is still loaded. Work that was captured keeps the code of one that is not.
+    pub fn is_loaded(&self, state: &State) -> bool {
+        state.modules.contains_key(&self.module_handle)
+    }
+
     /// The most dynamic shared memory it may be launched with now.
     pub fn dynamic_limit(&self, kernel: &Kernel) -> u32 {
         self.dynamic_shared.unwrap_or(SHARED_PER_BLOCK.saturating_sub(kernel.shared.static_bytes))
@@ -91,7 +97,8 @@ fn code_of(error: &LoadError) -> Code {
 
 /// Loads an image into the current context.
 fn load_image(call: &Call, out: &Out<u64>, image: &[u8]) -> Result {
-    let (state, device) = call.context()?;
+    let (mut state, device) = call.context()?;
+    capture::check_unsafe(call, &mut state)?;
     out.check(call)?;
     let profile = device::profile(call, &state, device);
     drop(state);
@@ -123,6 +130,7 @@ fn load_image(call: &Call, out: &Out<u64>, image: &[u8]) -> Result {
             ordered: None,
             freeing: None,
             module: true,
+            graph: false,
         };
         state.add_allocation(*base, origin);
     }
@@ -242,6 +250,7 @@ entry! {
 
     fn cuModuleUnload(call, handle: u64) {
         let (mut state, _, sticky) = call.faulted_context()?;
+        capture::check_unsafe(call, &mut state)?;
         let module = module(call, &state, handle)?.clone();
         for base in module.globals.iter() {
             let bytes = state.allocations.get(base).map_or(1, |origin| origin.bytes);

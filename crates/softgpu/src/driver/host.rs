@@ -1,6 +1,7 @@
 //! Pinned host memory: copies to and from it are truly asynchronous, so the driver must know it.
 
 use super::call::{Call, In, Out, entry};
+use super::capture;
 use super::code::Code;
 use super::queue;
 use super::state::{self, DeviceId, State};
@@ -56,6 +57,7 @@ pub fn freed_use(address: usize, bytes: usize) -> Option<String> {
 
 fn allocate(call: &Call, out: &Out<*mut c_void>, bytes: usize, flags: u32) -> super::code::Result {
     let (mut state, device) = call.context()?;
+    capture::check_unsafe(call, &mut state)?;
     out.check(call)?;
     // Flags: portable, device-mapped, write-combined. Mapping is what every block of a unified address space has.
     if flags & !7 != 0 {
@@ -95,6 +97,7 @@ entry! {
 
     fn cuMemFreeHost(call, address: *mut c_void) {
         let (mut state, _, sticky) = call.faulted_context()?;
+        capture::check_unsafe(call, &mut state)?;
         let base = address as usize;
         match state.host.get_mut(&base) {
             Some(block) if !block.freed => {
@@ -122,7 +125,7 @@ entry! {
 
     fn cuLaunchHostFunc(call, stream: u64, function: Option<unsafe extern "C" fn(*mut c_void)>, data: *mut c_void) {
         let (mut state, device) = call.context()?;
-        let stream = super::stream::resolve(call, &mut state, device, stream)?;
+        let stream = capture::stream_for_work(call, &mut state, device, stream)?;
         let Some(function) = function else { return Err(call.invalid("the function is null")) };
         let work = super::work::Work::Host { function, data: super::call::HostPointer(data) };
         let position = state.submit(call, stream, work);

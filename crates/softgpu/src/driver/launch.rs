@@ -1,12 +1,13 @@
 //! Kernel launches: what a launch must satisfy before it is enqueued, and how it runs.
 
 use super::call::{Call, In, entry};
+use super::capture;
 use super::code::{Code, Result};
 use super::function::{self, Function};
 use super::occupancy;
 use super::profile::{BLOCK_LIMITS, GRID_LIMITS, THREADS_PER_BLOCK};
 use super::queue::{self, Operation};
-use super::state::{self, DeviceId};
+use super::state::{self, DeviceId, State};
 use crate::ctl::env;
 use crate::ctl::types::{Detector, Finding, LaunchRecord};
 use crate::ir::Kernel;
@@ -15,6 +16,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 /// A launch that was accepted.
+#[derive(Clone)]
 pub struct KernelWork {
     function: Function,
     kernel: Arc<Kernel>,
@@ -30,6 +32,16 @@ impl KernelWork {
     /// The kernel's symbol.
     pub fn name(&self) -> &str {
         &self.function.name
+    }
+
+    /// Whether the module of the kernel is still loaded.
+    pub fn is_loaded(&self, state: &State) -> bool {
+        self.function.is_loaded(state)
+    }
+
+    /// The same launch with the settings of whoever launches it now.
+    pub fn again(&self, settings: Settings) -> Box<KernelWork> {
+        Box::new(KernelWork { settings, ..self.clone() })
     }
 
     /// Words of the parameters that could be pointers, and the variables of its module.
@@ -207,7 +219,8 @@ fn parameters(call: &Call, function: &Function, arguments: &In<In<u8>>, extra: &
 }
 
 fn launch(call: &Call, handle: u64, shape: Shape, stream: u64, arguments: In<In<u8>>, extra: In<usize>) -> Result {
-    let (state, device) = call.context()?;
+    let (mut state, device) = call.context()?;
+    let stream = capture::stream_for_work(call, &mut state, device, stream)?;
     let function = function::lookup(call, &state, handle)?;
     // Lowering a kernel takes a while.
     drop(state);
@@ -236,8 +249,10 @@ fn launch(call: &Call, handle: u64, shape: Shape, stream: u64, arguments: In<In<
         params,
         settings,
     };
-    let (mut state, device) = call.context()?;
-    let stream = super::stream::resolve(call, &mut state, device, stream)?;
+    let (mut state, _) = call.context()?;
+    if !state.streams.contains_key(&stream) {
+        return Err(call.refuse(Code::INVALID_HANDLE, "another thread destroyed the stream meanwhile"));
+    }
     let position = state.submit(call, stream, super::work::Work::Kernel(Box::new(work)));
     queue::settle(call, state, stream, position)
 }

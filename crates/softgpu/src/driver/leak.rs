@@ -11,8 +11,8 @@ pub fn of_device(state: &State, device: DeviceId) -> Vec<Leak> {
     };
     let allocations = state.allocations.iter().filter(|(_, origin)| origin.device == device && !origin.module);
     for (base, origin) in allocations {
-        // Released, though its stream has not got there yet.
-        if origin.freeing.is_none() {
+        // Released, though its stream has not got there yet; or of a capture, which only has the address.
+        if origin.freeing.is_none() && (!origin.graph || origin.ordered.is_some()) {
             let order = state::space().owner(*base).map_or(0, |info| info.order);
             let what = format!("{} of {}", state::describe(*base), origin.by);
             add(LeakKind::Memory, order, origin.bytes, &origin.thread, what);
@@ -35,6 +35,13 @@ pub fn of_device(state: &State, device: DeviceId) -> Vec<Leak> {
     for module in state.modules.values().filter(|module| module.device == device) {
         let what = format!("module {} ({})", module.order, module.origin);
         add(LeakKind::Module, module.order, 0, &module.thread, what);
+    }
+    for graph in state.graphs.values().filter(|graph| graph.device == device) {
+        let what = format!("graph {} of {} nodes", graph.order, graph.nodes.len());
+        add(LeakKind::Graph, graph.order, 0, &graph.thread, what);
+    }
+    for exec in state.execs.values().filter(|exec| exec.device == device) {
+        add(LeakKind::Exec, exec.order, 0, &exec.thread, exec.name());
     }
     leaks.sort_by_key(|leak| (leak.kind, leak.order));
     leaks

@@ -1,6 +1,7 @@
 //! Device memory: allocation, release, and what an address belongs to.
 
 use super::call::{Call, Out, entry};
+use super::capture;
 use super::code::{Code, Result};
 use super::queue;
 use super::state::{self, DeviceId, Guard, Origin, State, context_handle};
@@ -30,19 +31,23 @@ fn take(call: &Call, state: Guard, device: DeviceId, bytes: u64) -> Result<(Guar
 
 fn origin(call: &Call, device: DeviceId, bytes: u64) -> Origin {
     let thread = call.thread.name().to_string();
-    Origin { bytes, by: call.name, thread, device, ordered: None, freeing: None, module: false }
+    Origin { bytes, by: call.name, thread, device, ordered: None, freeing: None, module: false, graph: false }
 }
 
 /// Takes stream-ordered memory of a pool.
 pub fn take_ordered(call: &Call, out: &Out<u64>, bytes: usize, pool: Option<u64>, stream: u64) -> Result {
     let (mut state, device) = call.context()?;
     out.check(call)?;
-    let stream = super::stream::resolve(call, &mut state, device, stream)?;
+    let stream = capture::stream_for_work(call, &mut state, device, stream)?;
     let pool = pool.unwrap_or(state.device(device).current_pool);
     let of_pool = super::pool::lookup(call, &state, pool)?.device;
     if of_pool != device {
         let text = format!("the pool belongs to device {}, the stream to device {}", of_pool.0, device.0);
         return Err(call.invalid(&text));
+    }
+    if state.streams[&stream].capture.is_some() {
+        let address = capture::allocate(call, &mut state, stream, device, bytes as u64)?;
+        return out.set(call, address);
     }
     let (mut state, base) = take(call, state, device, bytes as u64)?;
     let position = state.submit(call, stream, Work::Ready { address: base });
@@ -90,7 +95,8 @@ pub fn check_range(call: &Call, state: &State, address: u64, bytes: u64) -> Resu
 
 entry! {
     fn cuMemAlloc_v2(call, out: Out<u64>, bytes: usize) {
-        let (state, device) = call.context()?;
+        let (mut state, device) = call.context()?;
+        capture::check_unsafe(call, &mut state)?;
         out.check(call)?;
         let (mut state, base) = take(call, state, device, bytes as u64)?;
         state.add_allocation(base, origin(call, device, bytes as u64));
@@ -108,6 +114,7 @@ entry! {
     /// Does not wait for pending work: whoever relies on that is reported.
     fn cuMemFree_v2(call, address: u64) {
         let (mut state, _, sticky) = call.faulted_context()?;
+        capture::check_unsafe(call, &mut state)?;
         let origin = freeable(call, &state, address)?;
         state.check_release(call, address, origin.bytes, None, call.name);
         state.remove_allocation(address);
@@ -121,7 +128,11 @@ entry! {
     /// An operation of the stream: the memory lives until the stream gets there.
     fn cuMemFreeAsync(call, address: u64, stream: u64) {
         let (mut state, device, sticky) = call.faulted_context()?;
-        let stream = super::stream::resolve(call, &mut state, device, stream)?;
+        let stream = capture::stream_for_work(call, &mut state, device, stream)?;
+        if state.streams[&stream].capture.is_some() {
+            let captured = capture::release(call, &mut state, stream, address);
+            return sticky.map_or(captured, Err);
+        }
         let origin = freeable(call, &state, address)?;
         if origin.ordered.is_none() {
             return Err(call.invalid(&format!("memory of {} is freed with cuMemFree_v2", origin.by)));

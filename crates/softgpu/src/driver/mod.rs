@@ -7,12 +7,14 @@
 #![allow(non_snake_case)]
 
 pub mod call;
+pub mod capture;
 pub mod code;
 pub mod context;
 pub mod copy;
 pub mod device;
 pub mod event;
 pub mod function;
+pub mod graph;
 pub mod host;
 pub mod inject;
 pub mod launch;

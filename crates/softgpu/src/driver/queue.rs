@@ -5,6 +5,7 @@
 //! is submitted; `late` leaves it until something must wait for it; `seeded` also runs random ready ones at each call.
 
 use super::call::Call;
+use super::capture::{self, Joined};
 use super::code::Code;
 use super::state::{self, DeviceId, Guard, HandleKind, State};
 use super::thread::HostThread;
@@ -40,6 +41,8 @@ pub struct Stream {
     pub thread: String,
     /// Its handle was destroyed; what is queued still runs.
     pub destroyed: bool,
+    /// Its part in a capture: what is pushed into it does not run then.
+    pub capture: Option<Joined>,
     queue: VecDeque<Operation>,
     /// Position of the last operation submitted.
     pub submitted: u64,
@@ -72,6 +75,8 @@ pub struct Operation {
     pub position: u64,
     /// Positions in other streams that it comes after.
     waits: Vec<(StreamId, u64)>,
+    /// Where it runs: the device of its stream, unless a graph says otherwise.
+    device: DeviceId,
     /// What to do.
     pub work: Work,
     /// Who submitted it.
@@ -95,6 +100,7 @@ impl State {
             order,
             thread,
             destroyed: false,
+            capture: None,
             queue: VecDeque::new(),
             submitted: 0,
             done: 0,
@@ -148,9 +154,35 @@ impl State {
         after: &[(StreamId, u64)],
         known: &Clock,
     ) -> u64 {
-        let (waits, mut clock) = self.order_of_next(id, after, known);
-        let order = self.new_order();
-        let label = format!("{}{} #{order} on {}", call.name, work.subject(), self.streams[&id].name);
+        if self.streams[&id].capture.is_some() {
+            self.add_node(call, id, capture::node_of(work));
+            // Nothing runs: the position in front of the stream's first operation is reached.
+            return 0;
+        }
+        let order = self.order_of_next(id, after, known);
+        let name = format!("{}{}", call.name, work.subject());
+        let device = self.streams[&id].device;
+        self.push(call, id, device, work, order, &name)
+    }
+
+    /// Puts work of a graph at the end of a stream, under a name of its own and for a device that may be another one.
+    pub fn submit_named(&mut self, call: &Call, id: StreamId, device: DeviceId, work: Work, name: &str) -> u64 {
+        let order = self.order_of_next(id, &[], &Clock::new());
+        self.push(call, id, device, work, order, name)
+    }
+
+    /// Puts work at the end of a stream, after what `order` says.
+    fn push(
+        &mut self,
+        call: &Call,
+        id: StreamId,
+        device: DeviceId,
+        work: Work,
+        order: (Vec<(StreamId, u64)>, Clock),
+        name: &str,
+    ) -> u64 {
+        let (waits, mut clock) = order;
+        let label = format!("{name} #{} on {}", self.new_order(), self.streams[&id].name);
         let reported = self.check_order(call, &work, &clock, &label);
         let stream = self.streams.get_mut(&id).expect("resolved before");
         stream.submitted += 1;
@@ -159,7 +191,7 @@ impl State {
         stream.clock = clock;
         stream.unanswered = 0;
         let owner = call.thread.clone();
-        stream.queue.push_back(Operation { position, waits, work, owner, label, reported });
+        stream.queue.push_back(Operation { position, waits, device, work, owner, label, reported });
         position
     }
 
@@ -334,7 +366,7 @@ pub fn settle(call: &Call, mut state: Guard, id: StreamId, position: u64) -> sup
 fn run_head(mut state: Guard, id: StreamId) -> Guard {
     let Some(stream) = state.streams.get_mut(&id) else { return state };
     let Some(operation) = stream.queue.pop_front() else { return state };
-    let (device, position) = (stream.device, operation.position);
+    let (device, position) = (operation.device, operation.position);
     stream.running = true;
     let failed = state.device(device).sticky.is_some();
     drop(state);

@@ -3,9 +3,11 @@
 //! One mutex guards it. It is never held while a kernel, a copy or a fill runs, so launches of different host threads
 //! run beside each other.
 
+use super::capture::Capture;
 use super::code::Code;
 use super::event::Event;
 use super::function::{Function, LoadedModule};
+use super::graph::{Exec, Graph};
 use super::host::HostBlock;
 use super::pool::Pool;
 use super::profile::{self, Profile};
@@ -42,6 +44,12 @@ pub struct State {
     pub modules: HashMap<u64, Arc<LoadedModule>>,
     /// Functions by handle; a handle lives as long as its module.
     pub functions: HashMap<u64, Function>,
+    /// Captures that have not ended, by number.
+    pub captures: BTreeMap<u64, Capture>,
+    /// Graphs by handle, those that are being captured too.
+    pub graphs: HashMap<u64, Graph>,
+    /// Executable graphs by handle.
+    pub execs: HashMap<u64, Exec>,
     /// Memory pools by handle.
     pub pools: HashMap<u64, Pool>,
     /// Pinned host memory by address, freed blocks too.
@@ -95,6 +103,8 @@ pub struct Origin {
     pub freeing: Option<String>,
     /// A variable of a module, which is not the program's to free.
     pub module: bool,
+    /// Memory of a graph, which keeps its address from launch to launch.
+    pub graph: bool,
 }
 
 /// What a handle names. The kind is part of the handle, so that a handle of another kind is never taken for this one.
@@ -112,6 +122,12 @@ pub enum HandleKind {
     Function,
     /// A memory pool.
     Pool,
+    /// A graph.
+    Graph,
+    /// An executable graph.
+    Exec,
+    /// A node of a graph.
+    Node,
 }
 
 /// Handles begin here: no canonical address of x86-64, so dereferencing one stops the program.
@@ -161,6 +177,9 @@ impl State {
             events: HashMap::new(),
             modules: HashMap::new(),
             functions: HashMap::new(),
+            captures: BTreeMap::new(),
+            graphs: HashMap::new(),
+            execs: HashMap::new(),
             pools: HashMap::new(),
             host: BTreeMap::new(),
             allocations: BTreeMap::new(),

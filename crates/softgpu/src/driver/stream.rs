@@ -1,7 +1,10 @@
 //! Streams as a program sees them.
 
 use super::call::{Call, Out, entry};
+use super::capture;
 use super::code::{Code, Result};
+use super::event;
+use super::graph::NodeWork;
 use super::queue::{self, Answer, Made, StreamId};
 use super::state::{DeviceId, State, context_handle};
 
@@ -78,13 +81,17 @@ entry! {
         if handle <= PER_THREAD {
             return Err(call.refuse(Code::INVALID_HANDLE, "a default stream cannot be destroyed"));
         }
+        if let Some(joined) = &state.streams[&id].capture {
+            call.touch(joined.capture);
+            return Err(call.refuse(Code::STREAM_CAPTURE_UNSUPPORTED, "the stream is capturing"));
+        }
         state.retire(id);
         sticky.map_or(Ok(()), Err)
     }
 
     fn cuStreamSynchronize(call, handle: u64) {
         let (mut state, device) = call.context()?;
-        let id = resolve(call, &mut state, device, handle)?;
+        let id = capture::stream_to_wait_for(call, &mut state, device, handle)?;
         let positions = state.all_of(id);
         let mut state = queue::drive_all(state, &positions);
         state.verdict(device)
@@ -92,7 +99,7 @@ entry! {
 
     fn cuStreamQuery(call, handle: u64) {
         let (mut state, device) = call.context()?;
-        let id = resolve(call, &mut state, device, handle)?;
+        let id = capture::stream_to_wait_for(call, &mut state, device, handle)?;
         for (id, position) in state.all_of(id) {
             match state.ask(id, position) {
                 Answer::Done => {}
@@ -106,11 +113,20 @@ entry! {
     /// Waits for the latest record of the event at the time of this call; later records do not matter.
     fn cuStreamWaitEvent(call, handle: u64, event: u64, flags: u32) {
         let (mut state, device) = call.context()?;
-        let id = resolve(call, &mut state, device, handle)?;
-        if flags != 0 {
-            return Err(call.invalid(&format!("wait flags {flags:#x}: only 0 is implemented")));
+        let id = capture::stream_for_work(call, &mut state, device, handle)?;
+        let (recorded, captured) = event::latest(call, &state, event)?;
+        match flags {
+            0 => {}
+            event::EXTERNAL if state.streams[&id].capture.is_some() => {
+                state.add_node(call, id, NodeWork::Wait { event });
+                return Ok(());
+            }
+            event::EXTERNAL => return Err(call.invalid("only a capturing stream waits for an external event")),
+            _ => return Err(call.invalid(&format!("wait flags {flags:#x}: only CU_EVENT_WAIT_EXTERNAL is known"))),
         }
-        let recorded = super::event::lookup(call, &state, event)?.recorded.clone();
+        if capture::wait(call, &mut state, id, captured.as_ref())? {
+            return Ok(());
+        }
         // An event that was never recorded is complete.
         let Some(recorded) = recorded else { return Ok(()) };
         let after = [(recorded.stream, recorded.position)];
@@ -142,13 +158,6 @@ entry! {
         let (mut state, device) = call.context()?;
         resolve(call, &mut state, device, handle)?;
         out.set(call, device.0 as i32)
-    }
-
-    /// Capture cannot be begun, so no stream is capturing.
-    fn cuStreamIsCapturing(call, handle: u64, out: Out<u32>) {
-        let (mut state, device) = call.context()?;
-        resolve(call, &mut state, device, handle)?;
-        out.set(call, 0)
     }
 
     fn cuCtxGetStreamPriorityRange(call, least: Out<i32>, greatest: Out<i32>) {

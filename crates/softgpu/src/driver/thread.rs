@@ -3,6 +3,7 @@
 //! Tests run as threads of one process, so whatever a test sets or learns must not reach its neighbours. An operation
 //! keeps the thread that submitted it, and reports to it wherever it runs.
 
+use super::capture::Mode;
 use super::code::{Code, Result};
 use super::inject::Plan;
 use super::profile::Profile;
@@ -38,6 +39,8 @@ pub struct Inner {
     pub omitted: Option<(String, u32)>,
     /// The device this thread pretends to have, if it has chosen.
     pub profile: Option<&'static Profile>,
+    /// How calls that no capture sees are taken.
+    pub capture_mode: Mode,
     /// Driver calls that are to fail.
     pub plan: Plan,
     /// What the checks found.
@@ -82,6 +85,7 @@ impl HostThread {
             streams: defaults.streams,
             omitted: None,
             profile: None,
+            capture_mode: Mode::default(),
             plan: defaults.plan.clone(),
             findings: Vec::new(),
             counters: BTreeMap::new(),

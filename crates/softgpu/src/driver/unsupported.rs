@@ -21,15 +21,13 @@ macro_rules! unsupported {
 // Arguments are passed in registers and on the caller's stack, so a callee that ignores them may declare none.
 unsupported! {
     cuCtxCreate_v2 cuCtxCreate_v3 cuCtxCreate_v4 cuCtxDestroy_v2 cuCtxEnablePeerAccess cuCtxDisablePeerAccess
-    cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamGetCaptureInfo_v2 cuStreamGetCaptureInfo_v3
-    cuThreadExchangeStreamCaptureMode cuStreamAttachMemAsync cuStreamAddCallback
-    cuGraphCreate cuGraphDestroy cuGraphExecDestroy cuGraphInstantiate_v2 cuGraphInstantiateWithFlags
-    cuGraphInstantiateWithParams cuGraphLaunch cuGraphUpload cuGraphGetNodes cuGraphDebugDotPrint
+    cuStreamBeginCaptureToGraph cuStreamUpdateCaptureDependencies_v2 cuStreamAttachMemAsync cuStreamAddCallback
+    cuGraphInstantiateWithParams cuGraphClone cuGraphDebugDotPrint
     cuGraphExecUpdate_v2 cuGraphAddKernelNode_v2 cuGraphAddMemcpyNode cuGraphAddMemsetNode
     cuTensorMapEncodeTiled cuTensorMapEncodeIm2col cuTensorMapReplaceAddress
     cuMemAllocManaged cuMemAdvise cuMemAdvise_v2 cuMemPrefetchAsync cuMemPrefetchAsync_v2
     cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2
-    cuMemAllocPitch_v2 cuMemcpy2D_v2 cuMemcpy2DAsync_v2 cuMemcpy3D_v2 cuMemcpy3DAsync_v2 cuMemcpyPeer
+    cuMemAllocPitch_v2 cuMemcpy2D_v2 cuMemcpy2DAsync_v2 cuMemcpy3D_v2 cuMemcpy3DAsync_v2
     cuMemsetD2D8_v2 cuMemsetD2D16_v2 cuMemsetD2D32_v2
     cuMemAddressReserve cuMemAddressFree cuMemCreate cuMemRelease cuMemMap cuMemUnmap cuMemSetAccess
     cuMemGetAllocationGranularity cuMemPoolSetAccess cuMemPoolGetAccess cuMemPoolExportToShareableHandle

@@ -8,12 +8,13 @@ use super::queue::Operation;
 use super::state::{self, DeviceId};
 use super::thread;
 use crate::ctl::types::{Detector, Finding};
-use crate::mem::{MemoryFault, MemoryFaultKind};
+use crate::mem::{MemoryFault, MemoryFaultKind, Poison, ReviveError};
 use std::ffi::c_void;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// The work of one operation.
+#[derive(Clone)]
 pub enum Work {
     /// A kernel.
     Kernel(Box<KernelWork>),
@@ -58,6 +59,13 @@ pub enum Work {
         /// Device address.
         address: u64,
     },
+    /// A graph's own memory becomes live here.
+    Revive {
+        /// Device address.
+        address: u64,
+        /// What it holds.
+        poison: Poison,
+    },
     /// Stream-ordered memory is released here.
     Release {
         /// Device address.
@@ -80,6 +88,7 @@ pub enum Work {
 }
 
 /// Where the bytes of a host-to-device copy are.
+#[derive(Clone)]
 pub enum Source {
     /// Pageable memory was staged when the copy was submitted.
     Staged(Vec<u8>),
@@ -105,7 +114,7 @@ impl Work {
             Work::ToHost { from, .. } => vec![*from],
             Work::Copy { to, from, .. } => vec![*to, *from],
             Work::Release { address } => vec![*address],
-            Work::Ready { .. } | Work::Host { .. } | Work::Record { .. } | Work::Marker => vec![],
+            Work::Ready { .. } | Work::Revive { .. } | Work::Host { .. } | Work::Record { .. } | Work::Marker => vec![],
         }
     }
 
@@ -126,6 +135,7 @@ pub fn execute(operation: &Operation, device: DeviceId, failed: bool) -> Result 
             return Ok(());
         }
         Work::Release { address } => return release(operation, *address),
+        Work::Revive { address, poison } => return revive(operation, *address, *poison),
         Work::Ready { .. } | Work::Marker => return Ok(()),
         _ if failed => return Ok(()),
         _ => {}
@@ -157,21 +167,44 @@ pub fn execute(operation: &Operation, device: DeviceId, failed: bool) -> Result 
         Work::Copy { to, from, bytes } => space.copy(*to, *from, *bytes),
         Work::Fill { to, pattern, width, count } => space.fill(*to, &pattern[..*width], *count),
         Work::Host { function, data } => {
-            // SAFETY: the program enqueued this function to be called with this argument, once, from any thread.
+            // SAFETY: the program enqueued this function to be called with this argument, from any thread: once, or at
+            // each launch of the graph that captured it.
             thread::in_host_function(|| unsafe { function(data.0) });
             Ok(())
         }
-        Work::Ready { .. } | Work::Release { .. } | Work::Record { .. } | Work::Marker => Ok(()),
+        Work::Ready { .. } | Work::Revive { .. } | Work::Release { .. } | Work::Record { .. } | Work::Marker => Ok(()),
     };
     result.or_else(|fault| fail(operation, &fault))
 }
 
 /// Frees stream-ordered memory.
 fn release(operation: &Operation, address: u64) -> Result {
-    state::lock().remove_allocation(address);
+    {
+        let mut state = state::lock();
+        // A later launch of a graph may have taken the address again already.
+        let origin = state.allocations.get(&address);
+        if origin.is_some_and(|origin| origin.freeing.as_ref() == Some(&operation.label)) {
+            state.remove_allocation(address);
+        }
+    }
     match state::space().free(address, "cuMemFreeAsync") {
         Ok(()) => Ok(()),
         Err(error) => report(operation, Detector::USE_AFTER_FREE, error.to_string()),
+    }
+}
+
+/// Makes memory of a graph live.
+fn revive(operation: &Operation, address: u64, poison: Poison) -> Result {
+    match state::space().revive(address, poison) {
+        Ok(()) => Ok(()),
+        Err(ReviveError::OutOfMemory(full)) => {
+            operation.owner.set_last_error(format!("{}: {full}", operation.label));
+            Err(Code::OUT_OF_MEMORY)
+        }
+        Err(ReviveError::NotFreed) => {
+            let text = format!("allocates {} again, which was not freed", state::describe(address));
+            report(operation, Detector::USE_AFTER_FREE, text)
+        }
     }
 }
 
