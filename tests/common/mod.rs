@@ -9,3 +9,4 @@ pub mod family;
 pub mod gpu;
 pub mod guard;
 pub mod random;
+pub mod sparse;

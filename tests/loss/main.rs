@@ -5,3 +5,4 @@ mod common;
 
 mod cross_entropy;
 mod errors;
+mod rounds;
