@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: help setup demo test accuracy bench check softgpu gpu-bundle resources mutants barriers
+.PHONY: help setup demo test accuracy bench check softgpu gpu-bundle resources mutants barriers soundness
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -44,3 +44,6 @@ mutants: setup   ## break the kernels in one place at a time; shows which test n
 
 barriers: setup  ## leave out each barrier and fence of every kernel, one at a time; shows what notices
 	$(CARGO) test --test barriers -- --nocapture --test-threads=1
+
+soundness: setup ## 100 000 random programs on many streams, and every driver call of 50 failing with 4 codes (6 minutes on 2 cores)
+	SUMEXP_SOUNDNESS_PROGRAMS=100000 SUMEXP_SOUNDNESS_EVERY=1 $(CARGO) test --test soundness -- --nocapture random:: sweep::

@@ -12,6 +12,7 @@ mod faults;
 mod programs;
 mod random;
 mod streams;
+mod sweep;
 mod transfers;
 
 use sumexp::{Device, Tensor};
