@@ -13,8 +13,7 @@
 #include "common/entry.cuh"
 #include "common/index.cuh"
 #include "common/record.cuh"
-#include "common/reduce.cuh"
-#include "common/row.cuh"
+#include "common/softmax_row.cuh"
 
 /// What the target of a row says.
 struct Target {
@@ -47,25 +46,6 @@ DEVICE float load_element(const void* data, uint64_t offset) {
   return T::low(__ldg(static_cast<const unsigned short*>(data) + offset));
 }
 
-/// The weights of a lane's piece relative to the maximum of `scores`.
-template <class T, int kLanes, int kVectors>
-DEVICE WeightSum weigh(const RowPiece<T, kLanes, kVectors>& x, const Scores<T>& scores, uint32_t length) {
-  int ties = 0;
-  float of_vector[kVectors];
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    of_vector[v] = 0.0f;
-    // Vectors behind the end of the row hold nothing but hidden logits.
-    if (v > 0 && RowPiece<T, kLanes, kVectors>::ends_before(v * T::kPerVector, length)) continue;
-    of_vector[v] = tree_sum<T::kPerVector>([&](int i) {
-      const float weight = scores.weight(x.at(i));
-      ties += weight == 1.0f;
-      return weight == 1.0f ? 0.0f : weight;
-    }, v * T::kPerVector);
-  }
-  return {tree_sum<kVectors>([&](int v) { return of_vector[v]; }), static_cast<float>(ties)};
-}
-
 /// Lanes of the largest forward kernel, the only one whose piece may hold less than a row.
 constexpr int kMostLanes = 1024;
 
@@ -92,7 +72,7 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
     const uint32_t counts = target.counts();
 
     float max = -INFINITY;
-    WeightSum sum = {0.0f, 0.0f};
+    WeightSum sum = {};
     for (uint64_t begin = 0; begin < classes; begin += kCapacity) {
       // Where a row is the block's only one, all its threads may skip it.
       if (kLanes > 32 && !counts) break;
@@ -106,11 +86,10 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
       if (kManyPieces && begin > 0) __syncthreads();
       const float largest_here = row_reduce<kLanes>(largest<T>(x.words), Larger(), for_max);
       if (largest_here > max) {
-        const float weight = Scores<T>(p.temperature, largest_here).weight(max);
-        sum = {(sum.below + sum.ties) * weight, 0.0f};
+        sum = sum.relative_to(Scores<T>(p.temperature, largest_here).weight(max));
         max = largest_here;
       }
-      sum = add(sum, weigh(x, Scores<T>(p.temperature, max), length));
+      sum = add(sum, sum_of_weights(x, Scores<T>(p.temperature, max), length, false));
     }
     if (kLanes <= 32 || counts) sum = row_reduce<kLanes>(sum, Sum(), for_sum);
 
@@ -124,7 +103,7 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
       // One number per row: f32 accuracy for every element type.
       loss = -Scores<F32>(p.temperature, max).log_probability(logit, state.log_sum());
       lse = Scores<F32>::lse(p.temperature, state);
-      saved = {state.max, state.others};
+      saved = {state.max, state.others.high};
     }
     p.losses[position] = loss;
     p.lse[position] = lse;
@@ -140,7 +119,7 @@ struct RowGradient {
   float inverse, factor, rest;
 
   DEVICE RowGradient(const CrossEntropyBackwardParams& p, uint64_t position, float2 saved)
-      : scores(p.temperature, saved.x), state{saved.x, saved.y}, inverse(state.inverse().high), rest(p.scale_rest) {
+      : scores(p.temperature, saved.x), state{saved.x, {saved.y, 0.0f}}, inverse(state.inverse().high), rest(p.scale_rest) {
     const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
     factor = __ldg(static_cast<const float*>(p.upstream.data) + offset) * __ldg(p.weight) * p.scale;
   }
@@ -148,7 +127,7 @@ struct RowGradient {
   DEVICE float at(float logit, bool is_target) const {
     float slope = scores.weight(logit) * inverse;
     // `inverse` is 0 for the row without anything visible, whose gradient is 0 everywhere.
-    if (is_target && inverse != 0.0f) slope = logit == state.max ? -(state.others * inverse) : slope - 1.0f;
+    if (is_target && inverse != 0.0f) slope = logit == state.max ? -(state.others.high * inverse) : slope - 1.0f;
     // A hidden logit gets 0, whatever the upstream gradient is; only a NaN row stays NaN.
     return slope == 0.0f ? 0.0f : slope * factor * rest;
   }
@@ -229,52 +208,30 @@ DEVICE void cross_entropy_backward_columns(const CrossEntropyBackwardParams& p) 
   }
 }
 
-struct Plus {
-  DEVICE float operator()(float a, float b) const { return a + b; }
-};
-
-/// Losses added up without rounding to speak of. What is not finite goes its own way: it would spoil the low parts.
-struct LossSum {
-  Pair finite = {0.0f, 0.0f};
-  float special = 0.0f;
-
-  template <int kLanes>
-  DEVICE void reduce(MergeSlots<Pair, kLanes>& for_finite, MergeSlots<float, kLanes>& for_special) {
-    finite = row_reduce<kLanes>(finite, Sum(), for_finite);
-    special = row_reduce<kLanes>(special, Plus(), for_special);
-  }
-};
-
 constexpr int kCollectors = 256;
 
 extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __grid_constant__ LossCollectParams p) {
-  __shared__ MergeSlots<Pair, kCollectors> for_finite;
-  __shared__ MergeSlots<float, kCollectors> for_special;
+  __shared__ MergeSlots<double, kCollectors> for_sum;
   __shared__ unsigned int count, bad;
   // A chunk per block: a grid holds more of them than a memory holds losses.
   if (threadIdx.x == 0) count = 0, bad = SUMEXP_LOSS_CHUNK;
   __syncthreads();
   const uint64_t first = uint64_t{blockIdx.x} * SUMEXP_LOSS_CHUNK;
-  LossSum sum;
+  double sum = 0.0;
   uint32_t counted = 0, bad_here = SUMEXP_LOSS_CHUNK;
   for (uint32_t i = threadIdx.x; i < SUMEXP_LOSS_CHUNK && first + i < p.positions.count; i += kCollectors) {
     const Target target = load_target(p.targets, p.positions, first + i);
     if (target.ignored) continue;
     ++counted;
     if (target.bad && bad_here == SUMEXP_LOSS_CHUNK) bad_here = i;
-    const float loss = __ldg(p.losses + first + i);
-    if (fabsf(loss) < INFINITY) {
-      sum.finite = add(sum.finite, {loss, 0.0f});
-    } else {
-      sum.special += loss;
-    }
+    accumulate(sum, __ldg(p.losses + first + i));
   }
   // Integers: their sum and minimum do not depend on the order.
   atomicAdd(&count, counted);
   atomicMin(&bad, bad_here);
-  sum.reduce(for_finite, for_special);
+  sum = row_reduce<kCollectors>(sum, Sum(), for_sum);
   if (threadIdx.x == 0) {
-    LossPartial partial = {sum.finite.high, sum.finite.low, sum.special, 0, count, ~uint64_t{0}, 0};
+    LossPartial partial = {sum, count, ~uint64_t{0}, 0};
     if (bad < SUMEXP_LOSS_CHUNK) {
       partial.bad_position = first + bad;
       partial.bad_value = load_target(p.targets, p.positions, first + bad).value;
@@ -284,24 +241,22 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __g
 }
 
 extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __grid_constant__ LossFinishParams p) {
-  __shared__ MergeSlots<Pair, kCollectors> for_finite;
-  __shared__ MergeSlots<float, kCollectors> for_special;
+  __shared__ MergeSlots<double, kCollectors> for_sum;
   __shared__ unsigned long long count, bad;
   const LossPartial* partials = static_cast<const LossPartial*>(p.partials);
   if (threadIdx.x == 0) count = 0, bad = ~0ull;
   __syncthreads();
-  LossSum sum;
+  double sum = 0.0;
   unsigned long long counted = 0, bad_chunk = ~0ull;
   for (uint64_t chunk = threadIdx.x; chunk < p.chunks; chunk += kCollectors) {
     const LossPartial partial = partials[chunk];
-    sum.finite = add(sum.finite, {partial.high, partial.low});
-    sum.special += partial.special;
+    sum += partial.sum;
     counted += partial.count;
     if (partial.bad_position != ~uint64_t{0} && bad_chunk == ~0ull) bad_chunk = chunk;
   }
   atomicAdd(&count, counted);
   atomicMin(&bad, bad_chunk);
-  sum.reduce(for_finite, for_special);
+  sum = row_reduce<kCollectors>(sum, Sum(), for_sum);
   if (threadIdx.x != 0) return;
 
   *p.count = static_cast<int64_t>(count);
@@ -309,9 +264,7 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __gr
   // A mean over nothing is 0, and so are its gradients.
   *p.weight = p.reduction != REDUCTION_MEAN ? 1.0f : count == 0 ? 0.0f : 1.0f / counts;
   if (p.reduction != REDUCTION_NONE) {
-    const float finite = sum.finite.high + sum.finite.low;
-    // A sum of finite losses that is no number has passed the largest float.
-    const float total = sum.special == 0.0f ? (finite == finite ? finite : INFINITY) : sum.special;
+    const float total = static_cast<float>(sum);
     *p.loss = p.reduction == REDUCTION_SUM ? total : count == 0 ? 0.0f : total / counts;
   }
   if (bad != ~0ull) report(p.record, p.op, partials[bad].bad_position, partials[bad].bad_value, p.classes);

@@ -64,7 +64,7 @@ typedef struct {
   Operand upstream;
   /// Contiguous [outer, length, inner] of the input's type; for SOFTMAX_LSE f32, one per position.
   void *output;
-  /// Split rows only: one state per position and slice, written by the first kernel and read by the second.
+  /// Split rows only: one state per position and slice, 16 bytes each, written by the first kernel and read by the second.
   void *states;
   /// Elements per row; 0 only for SOFTMAX_LSE.
   uint64_t length;
@@ -100,7 +100,7 @@ typedef struct {
   Operand upstream;
   /// Contiguous [outer, length, inner]: gradient of the logits.
   void *output;
-  /// Split rows only: one partial sum per position and slice, 8 bytes each, in f32 16.
+  /// Split rows only: one partial sum per position and slice, a double, in f32 16 bytes.
   void *sums;
   /// Elements per row, at least 1.
   uint64_t length;
@@ -216,12 +216,8 @@ typedef struct {
 
 /// What one block of the collecting kernel found.
 typedef struct {
-  /// Sum of the finite losses, and what rounding lost.
-  float high;
-  float low;
-  /// Sum of the other losses: 0, +inf or NaN.
-  float special;
-  uint32_t reserved;
+  /// Sum of the losses, +inf or NaN included: every sum of so many f32 is within 2^-40 of the exact one.
+  double sum;
   /// Targets that are not ignored.
   uint64_t count;
   /// The first position with a bad target, or 2^64 - 1.

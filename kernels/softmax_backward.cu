@@ -45,14 +45,14 @@ DEVICE void softmax_backward(const SoftmaxBackwardParams& p) {
     for (int row = 0; row < kRows; ++row) {
       // The same for all threads: not even the first of the rows that are in flight together is there.
       if (first + row >= p.positions.count) break;
-      TermSum<T> sum = log ? sum_of_terms(log_gradient, y[row], dy[row], length)
+      const TermSum<T> sum = log ? sum_of_terms(log_gradient, y[row], dy[row], length)
                      : sum_of_terms(linear_gradient, y[row], dy[row], length);
       // The two sets of slots take turns, because a round has only this one barrier.
-      sum = settled(row_reduce<kLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum));
+      const SettledSum<T> of_row = settled(row_reduce<kLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum));
       if (log) {
-        replace_by_gradients(log_gradient, y[row], dy[row], sum, length);
+        replace_by_gradients(log_gradient, y[row], dy[row], of_row, length);
       } else {
-        replace_by_gradients(linear_gradient, y[row], dy[row], sum, length);
+        replace_by_gradients(linear_gradient, y[row], dy[row], of_row, length);
       }
       if (position + row >= p.positions.count) continue;
       dy[row].store(static_cast<char*>(p.output) + (position + row) * p.length * T::kBytes, length, lane, p.unit_log2,

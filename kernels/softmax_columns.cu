@@ -37,13 +37,7 @@ DEVICE void load_logits(ColumnPiece<T, kColumns>& x, const SoftmaxForwardParams&
 
 template <class T, int kColumns>
 DEVICE void finish_columns(ColumnPiece<T, kColumns>& x, const SoftmaxForwardParams& p, const float (&max)[kColumns],
-                           const SoftmaxState (&state)[kColumns], uint64_t position) {
-  // Each column's constants, so that the loop over elements only multiplies and adds.
-  Pair factor[kColumns];
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    factor[c] = p.kind == SOFTMAX_LOG_PROBABILITIES ? Pair{state[c].log_sum(), 0.0f} : state[c].inverse();
-  }
+                           const Pair (&factor)[kColumns], uint64_t position) {
   if (p.kind == SOFTMAX_LOG_PROBABILITIES) {
 #pragma unroll
     for (int k = 0; k < kDepth; ++k) {
@@ -103,10 +97,7 @@ DEVICE void forward_columns(const SoftmaxForwardParams& p) {
     }
     column_reduce<FoldMax>(max, for_max);
 
-    WeightSum sum[kColumns];
-    Pair below[kColumns];
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) sum[c] = {0.0f, 0.0f}, below[c] = {0.0f, 0.0f};
+    WeightSum sum[kColumns] = {};
 #pragma unroll 1
     for (uint64_t chunk = 0; chunk < chunks; ++chunk) {
       // With a single chunk the elements are still there.
@@ -114,34 +105,37 @@ DEVICE void forward_columns(const SoftmaxForwardParams& p) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const Scores<T> scores(p.temperature, max[c]);
-        const float of_chunk = tree_sum<kDepth>([&](int k) {
+        float ties = 0.0f;
+        const float below = tree_sum<kDepth>([&](int k) {
           const float weight = scores.weight(x.at(k, c));
-          sum[c].ties += weight == 1.0f ? 1.0f : 0.0f;
+          ties += weight == 1.0f ? 1.0f : 0.0f;
           return weight == 1.0f ? 0.0f : weight;
         });
-        accumulate(below[c], of_chunk);
+        sum[c] = add(sum[c], WeightSum::of(below, ties));
       }
     }
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) sum[c].below = below[c].high + below[c].low;
-    column_reduce<FoldWeights>(sum, for_sum);
+    column_reduce<FoldSum<WeightSum>>(sum, for_sum);
 
-    SoftmaxState state[kColumns];
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) state[c] = SoftmaxState::of(max[c], sum[c]);
     if (p.kind == SOFTMAX_LSE) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         if (threadIdx.y != 0 || position + c >= p.positions.count) continue;
-        static_cast<float*>(p.output)[position + c] = Scores<T>::lse(p.temperature, state[c]);
+        static_cast<float*>(p.output)[position + c] = Scores<T>::lse(p.temperature, SoftmaxState::of(max[c], sum[c]));
       }
       continue;
+    }
+    // Each column's constants, so that the loops over elements only multiply and add.
+    Pair factor[kColumns];
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const SoftmaxState state = SoftmaxState::of(max[c], sum[c]);
+      factor[c] = p.kind == SOFTMAX_LOG_PROBABILITIES ? Pair{state.log_sum(), 0.0f} : state.inverse();
     }
     char* const column = position < p.positions.count ? output_column(p.output, position, p.length, p.inner, T::kBytes) : nullptr;
 #pragma unroll 1
     for (uint64_t chunk = 0; chunk < chunks; ++chunk) {
       if (chunks > 1) load_logits(x, p, position, chunk);
-      finish_columns(x, p, max, state, position);
+      finish_columns(x, p, max, factor, position);
       x.store(column, p.inner, chunk, p.length);
     }
   }
@@ -180,9 +174,10 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
         for (int c = 0; c < kColumns; ++c) gradient.add_term(sum[c], y.at(k, c), dy.at(k, c));
       }
     }
-    column_reduce<FoldTerms<TermSum<T>>>(sum, for_sum);
+    column_reduce<FoldSum<TermSum<T>>>(sum, for_sum);
+    SettledSum<T> settled_sum[kColumns];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) sum[c] = settled(sum[c]);
+    for (int c = 0; c < kColumns; ++c) settled_sum[c] = settled(sum[c]);
     char* const column = position < p.positions.count ? output_column(p.output, position, p.length, p.inner, T::kBytes) : nullptr;
 #pragma unroll 1
     for (uint64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -192,7 +187,7 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
       }
 #pragma unroll
       for (int k = 0; k < kDepth; ++k) {
-        dy.set(k, [&](int c) { return gradient.of_logit(y.at(k, c), dy.at(k, c), sum[c]); });
+        dy.set(k, [&](int c) { return gradient.of_logit(y.at(k, c), dy.at(k, c), settled_sum[c]); });
       }
       dy.store(column, p.inner, chunk, p.length);
     }
@@ -217,6 +212,6 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
 
 // 16 bytes of columns per thread where the tensor allows, else one column.
 SOFTMAX_COLUMNS(f32, F32, wide_columns, 4, 128, 4, 3)
-SOFTMAX_COLUMNS(f16, F16, wide_columns, 8, 128, 4, 2)
-SOFTMAX_COLUMNS(bf16, BF16, wide_columns, 8, 128, 4, 2)
+SOFTMAX_COLUMNS(f16, F16, wide_columns, 8, 128, 3, 2)
+SOFTMAX_COLUMNS(bf16, BF16, wide_columns, 8, 128, 3, 2)
 FOR_EACH_DTYPE(SOFTMAX_COLUMNS, columns, 1, 256, 2, 2)

@@ -23,20 +23,17 @@ using GradientPart = RowPiece<T, kSplitLanes, 1>;
 // States and sums of slices in the workspace. Each moves in one aligned access; the intrinsics keep the compiler from taking it
 // apart.
 DEVICE void keep(void* kept, uint64_t slice, SoftmaxState state) {
-  static_cast<float2*>(kept)[slice] = {state.max, state.others};
+  static_cast<float4*>(kept)[slice] = {state.max, state.others.high, state.others.low, 0.0f};
 }
-DEVICE void keep(void* kept, uint64_t slice, Pair sum) { static_cast<float2*>(kept)[slice] = {sum.high, sum.low}; }
+DEVICE void keep(void* kept, uint64_t slice, double sum) { static_cast<double*>(kept)[slice] = sum; }
 DEVICE void keep(void* kept, uint64_t slice, Triple sum) {
   static_cast<float4*>(kept)[slice] = {sum.high, sum.low, sum.lowest, 0.0f};
 }
 DEVICE void take(const void* kept, uint64_t slice, SoftmaxState& state) {
-  const float2 two = __ldcg(static_cast<const float2*>(kept) + slice);
-  state = {two.x, two.y};
+  const float4 four = __ldcg(static_cast<const float4*>(kept) + slice);
+  state = {four.x, {four.y, four.z}};
 }
-DEVICE void take(const void* kept, uint64_t slice, Pair& sum) {
-  const float2 two = __ldcg(static_cast<const float2*>(kept) + slice);
-  sum = {two.x, two.y};
-}
+DEVICE void take(const void* kept, uint64_t slice, double& sum) { sum = __ldcg(static_cast<const double*>(kept) + slice); }
 DEVICE void take(const void* kept, uint64_t slice, Triple& sum) {
   const float4 four = __ldcg(static_cast<const float4*>(kept) + slice);
   sum = {four.x, four.y, four.z};
@@ -76,8 +73,7 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
   for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Slice slice(block, p.slices);
     float max = -INFINITY;
-    Pair below = {0.0f, 0.0f};
-    float ties = 0.0f;
+    WeightSum sum = {};
     for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       Chunk<T> x;
       load_logits(x, p, slice.position, first, length, threadIdx.x);
@@ -86,17 +82,10 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
       const float before = max;
       max = fmaxf(max, of_chunk);
       const Scores<T> scores(p.temperature, max);
-      if (max != before) {
-        // What was a weight of 1 is now one of the weights below.
-        const float shrink = scores.weight(before);
-        below = {__fmaf_rn(ties, shrink, below.high * shrink), below.low * shrink};
-        ties = 0.0f;
-      }
-      const WeightSum sum = sum_of_weights(x, scores, length, false);
-      accumulate(below, sum.below);
-      ties += sum.ties;
+      if (max != before) sum = sum.relative_to(scores.weight(before));
+      sum = add(sum, sum_of_weights(x, scores, length, false));
     });
-    const WeightSum sum = row_reduce<kSplitLanes>(WeightSum{below.high + below.low, ties}, Sum(), for_sum);
+    sum = row_reduce<kSplitLanes>(sum, Sum(), for_sum);
     if (threadIdx.x == 0) keep(p.states, block, SoftmaxState::of(max, sum));
   }
 }
@@ -105,13 +94,10 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
 template <class T>
 DEVICE SoftmaxState merged_state(const SoftmaxForwardParams& p, uint64_t position, MergeSlots<float, kSplitLanes>& for_max,
                                  MergeSlots<WeightSum, kSplitLanes>& for_sum) {
-  SoftmaxState of_slice = {-INFINITY, 0.0f};
+  SoftmaxState of_slice = {-INFINITY, {0.0f, 0.0f}};
   if (threadIdx.x < p.slices) take(p.states, position * p.slices + threadIdx.x, of_slice);
   const float max = row_reduce<kSplitLanes>(of_slice.max, Larger(), for_max);
-  // The slice's own maximum weighs `weight`, the others of the slice so much less.
-  const float weight = Scores<T>(p.temperature, max).weight(of_slice.max);
-  const bool tie = weight == 1.0f;
-  const WeightSum sum = {__fmaf_rn(of_slice.others, weight, tie ? 0.0f : weight), tie ? 1.0f : 0.0f};
+  const WeightSum sum = of_slice.sum().relative_to(Scores<T>(p.temperature, max).weight(of_slice.max));
   return SoftmaxState::of(max, row_reduce<kSplitLanes>(sum, Sum(), for_sum));
 }
 
@@ -162,7 +148,7 @@ DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>,
     for_each_part<GradientChunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       GradientChunk<T> y, dy;
       load_both<T>(y, dy, p, slice.position, first, length);
-      sum = add(sum, sum_of_terms(gradient, y, dy, length));
+      sum = Sum()(sum, sum_of_terms(gradient, y, dy, length));
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
     odd = !odd;
@@ -180,7 +166,7 @@ DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<TermSum<
     const Slice slice(block, p.slices);
     TermSum<T> of_slice = {};
     if (threadIdx.x < p.slices) take(p.sums, slice.position * p.slices + threadIdx.x, of_slice);
-    const TermSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
+    const SettledSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
     odd = !odd;
     for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       GradientPart<T> y, dy;

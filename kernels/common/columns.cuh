@@ -7,8 +7,8 @@
 #pragma once
 
 #include "common/index.cuh"
+#include "common/reduce.cuh"
 #include "common/row.cuh"
-#include "common/state.cuh"
 
 /// Elements of a column that a thread holds at a time.
 constexpr int kDepth = 8;
@@ -97,7 +97,7 @@ DEVICE char* output_column(void* output, uint64_t position, uint64_t length, uin
 }
 
 /// Dynamic shared memory, since blocks come in several forms: the slots of the collectives, one behind the other.
-extern __shared__ float column_slots[];
+extern __shared__ uint32_t column_slots[];
 
 /// Shared memory of one collective over columns: a value of each thread and column, and the result of each column.
 ///
@@ -117,19 +117,23 @@ class ColumnSlots {
   DEVICE uint32_t of_column(int column) const { return (kColumns * (blockDim.y + 1) + column) * blockDim.x + threadIdx.x; }
 
   DEVICE void put(uint32_t slot, const Value& value) const {
+    uint32_t words[kParts];
+    memcpy(words, &value, sizeof(Value));
 #pragma unroll
-    for (int i = 0; i < kParts; ++i) column_slots[begin + i * plane() + slot] = reinterpret_cast<const float*>(&value)[i];
+    for (int i = 0; i < kParts; ++i) column_slots[begin + i * plane() + slot] = words[i];
   }
 
   DEVICE Value get(uint32_t slot) const {
-    Value value;
+    uint32_t words[kParts];
 #pragma unroll
-    for (int i = 0; i < kParts; ++i) reinterpret_cast<float*>(&value)[i] = column_slots[begin + i * plane() + slot];
+    for (int i = 0; i < kParts; ++i) words[i] = column_slots[begin + i * plane() + slot];
+    Value value;
+    memcpy(&value, words, sizeof(Value));
     return value;
   }
 
  private:
-  static constexpr int kParts = sizeof(Value) / sizeof(float);
+  static constexpr int kParts = sizeof(Value) / sizeof(uint32_t);
   static DEVICE uint32_t plane() { return kColumns * (blockDim.y + 2) * blockDim.x; }
 
   const uint32_t begin;
@@ -160,16 +164,9 @@ struct FoldMax {
   DEVICE float result() const { return max; }
 };
 
-struct FoldWeights {
-  Pair below = {0.0f, 0.0f};
-  float ties = 0.0f;
-  DEVICE void add(WeightSum value) { accumulate(below, value.below), ties += value.ties; }
-  DEVICE WeightSum result() const { return {below.high + below.low, ties}; }
-};
-
-template <class Sum>
-struct FoldTerms {
-  Sum sum = {};
-  DEVICE void add(Sum value) { sum = ::add(sum, value); }
-  DEVICE Sum result() const { return sum; }
+template <class Value>
+struct FoldSum {
+  Value sum = {};
+  DEVICE void add(Value value) { sum = Sum()(sum, value); }
+  DEVICE Value result() const { return sum; }
 };

@@ -19,19 +19,14 @@ DEVICE Pair two_sum(float a, float b) {
   return {sum, __fadd_rn(__fsub_rn(a, a_part), __fsub_rn(b, b_part))};
 }
 
-/// The unevaluated sum `high + low + lowest`. A running sum in a Pair is good to about 2^-46 of its largest term, in a Triple to
-/// 2^-70. `high` is the plain sum of the terms, so an infinity keeps its sign there whatever becomes of the other parts;
+/// The unevaluated sum `high + low + lowest`: a running sum is good to about 2^-70 of its largest term. `high` is the plain sum of the terms, so an infinity keeps its sign there whatever becomes of the other parts;
 /// `settled` brings them in order at the end.
 struct Triple {
   float high, low, lowest;
 };
 
 /// Adds `value` to a running sum.
-DEVICE void accumulate(Pair& sum, float value) {
-  const Pair exact = two_sum(sum.high, value);
-  sum = {exact.high, __fadd_rn(sum.low, exact.low)};
-}
-DEVICE void accumulate_low(Pair& sum, float value) { sum.low = __fadd_rn(sum.low, value); }
+DEVICE void accumulate(double& sum, float value) { sum = __dadd_rn(sum, static_cast<double>(value)); }
 DEVICE void accumulate_low(Triple& sum, float value) {
   const Pair exact = two_sum(sum.low, value);
   sum.low = exact.high;
@@ -43,10 +38,6 @@ DEVICE void accumulate(Triple& sum, float value) {
   accumulate_low(sum, exact.low);
 }
 
-DEVICE Pair add(Pair a, Pair b) {
-  const Pair sum = two_sum(a.high, b.high);
-  return {sum.high, __fadd_rn(sum.low, __fadd_rn(a.low, b.low))};
-}
 DEVICE Triple add(Triple a, Triple b) {
   const Pair high = two_sum(a.high, b.high);
   Triple sum = {high.high, a.low, __fadd_rn(a.lowest, b.lowest)};
@@ -64,7 +55,6 @@ DEVICE float difference(float minuend, Triple sum) {
 
 /// The same sum with each part at most half a unit in the last place of the one before (about, for the last); an infinite or
 /// NaN sum has nothing but `high`.
-DEVICE Pair settled(Pair a) { return two_sum(a.high, fabsf(a.high) < INFINITY ? a.low : 0.0f); }
 DEVICE Triple settled(Triple a) {
   const bool finite = fabsf(a.high) < INFINITY;
   const Pair high = two_sum(a.high, finite ? a.low : 0.0f);
@@ -82,6 +72,13 @@ DEVICE Pair fast_two_sum(float a, float b) {
 DEVICE Pair two_product(float a, float b) {
   const float product = __fmul_rn(a, b);
   return {product, __fmaf_rn(a, b, -product)};
+}
+
+/// `x` as an unevaluated sum, good to 2^-48. What f32 cannot hold becomes infinite, and has no low part.
+DEVICE Pair split(double x) {
+  const float high = __double2float_rn(x);
+  const float low = __double2float_rn(__dsub_rn(x, static_cast<double>(high)));
+  return {high, fabsf(high) < INFINITY ? low : 0.0f};
 }
 
 /// numerator / denominator to within one unit in the last place, without the branches of an IEEE division.
@@ -115,16 +112,18 @@ DEVICE float exp2_times_2_24(float high, float low) {
   return high < -150.0f ? 0.0f : __fmul_rn(mantissa, scale);
 }
 
-/// ln(1 + x) for x >= 0, within about one unit in the last place; NaN stays NaN.
+/// ln(1 + x) for a settled x >= 0, within about one unit in the last place; NaN stays NaN.
 ///
-/// 1 + x = 2^k * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and with s = f / (2 + f) the series of atanh gives
+/// 1 + x.high = 2^k * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and with s = f / (2 + f) the series of atanh gives
 /// ln(1 + f) = 2s + s^3 * r(s^2) = f - s * (f - s^2 * r(s^2)), r the minimax polynomial of degree 3 (largest error 4e-11).
-DEVICE float log1p_accurate(float x) {
-  const Pair one_plus = two_sum(1.0f, x);
+///
+/// What x.high leaves out changes that by x.low / (1 + x), and matters only where the logarithm is small and 1 + f is 1 + x.
+DEVICE float log1p_accurate(Pair x) {
+  const Pair one_plus = two_sum(1.0f, x.high);
   // Adding the bits of 1 less those of sqrt(1/2) carries into the exponent exactly when the mantissa is sqrt(2) or more.
   const uint32_t k = ((__float_as_uint(one_plus.high) + (0x3f800000u - 0x3f3504f3u)) >> 23) - 127u;
   const float scale = __uint_as_float((127u - k) << 23);  // 2^-k
-  // The second term is what 1 + x rounded away: for k = 0, f is x again.
+  // The second term is what 1 + x rounded away: for k = 0, f is x.high again.
   const float f = __fmaf_rn(one_plus.low, scale, __fmaf_rn(one_plus.high, scale, -1.0f));
   const float s = quotient(f, __fadd_rn(2.0f, f));
   const float z = __fmul_rn(s, s);
@@ -132,11 +131,14 @@ DEVICE float log1p_accurate(float x) {
   r = __fmaf_rn(r, z, 0x1.245778p-2f);
   r = __fmaf_rn(r, z, 0x1.9999f6p-2f);
   r = __fmaf_rn(r, z, 0x1.555556p-1f);
-  const float log_mantissa = __fmaf_rn(-s, __fmaf_rn(-z, r, f), f);
+  const float low = __fmul_rn(x.low, scale);
+  const float log_mantissa = __fadd_rn(f, __fmaf_rn(-s, __fmaf_rn(-z, r, f), __fmaf_rn(-f, low, low)));
   const float kLn2High = 0x1.62e400p-1f, kLn2Low = 0x1.7f7d1cp-20f;  // k * high is exact
   const float n = static_cast<float>(static_cast<int>(k));
   return __fmaf_rn(n, kLn2High, __fmaf_rn(n, kLn2Low, log_mantissa));
 }
+
+DEVICE float log1p_accurate(float x) { return log1p_accurate(Pair{x, 0.0f}); }
 
 /// 2^(k/32) as high + low, k = 0 to 31. Each lane of a warp reads another entry: constant memory would take 32 turns for that.
 __device__ const float2 kRootsOfTwo[32] = {

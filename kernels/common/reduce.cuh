@@ -38,15 +38,15 @@ struct Larger {
 
 struct Sum {
   DEVICE WeightSum operator()(WeightSum a, WeightSum b) const { return add(a, b); }
-  DEVICE Pair operator()(Pair a, Pair b) const { return add(a, b); }
+  DEVICE double operator()(double a, double b) const { return a + b; }
   DEVICE Triple operator()(Triple a, Triple b) const { return add(a, b); }
 };
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+DEVICE double shuffle_xor(double value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 DEVICE WeightSum shuffle_xor(WeightSum value, int mask) {
-  return {shuffle_xor(value.below, mask), shuffle_xor(value.ties, mask)};
+  return WeightSum::of(shuffle_xor(value.below(), mask), shuffle_xor(value.ties, mask));
 }
-DEVICE Pair shuffle_xor(Pair value, int mask) { return {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask)}; }
 DEVICE Triple shuffle_xor(Triple value, int mask) {
   return {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask), shuffle_xor(value.lowest, mask)};
 }

@@ -59,10 +59,9 @@ template <class T, int kLanes, int kVectors>
 DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors>& x, const Scores<T>& scores, uint32_t length, bool keep) {
   using Piece = RowPiece<T, kLanes, kVectors>;
   int ties = 0;
-  float of_vector[kVectors];
+  double below = 0.0;
 #pragma unroll
   for (int v = 0; v < kVectors; ++v) {
-    of_vector[v] = 0.0f;
     // Vectors behind the end of the row hold nothing but hidden logits.
     if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
     const auto weight_below = [&](int i) {
@@ -71,9 +70,9 @@ DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors>& x, const Scores<T
       ties += weight == 1.0f;
       return weight == 1.0f ? 0.0f : weight;
     };
-    of_vector[v] = tree_sum<T::kPerVector>(weight_below, v * T::kPerVector);
+    accumulate(below, tree_sum<T::kPerVector>(weight_below, v * T::kPerVector));
   }
-  return {tree_sum<kVectors>([&](int v) { return of_vector[v]; }), static_cast<float>(ties)};
+  return WeightSum::of(below, static_cast<float>(ties));
 }
 
 /// The lane's part of the row's sum. Contains no barrier.
@@ -87,12 +86,13 @@ DEVICE TermSum<T> sum_of_terms(const Gradient<T, kLog>& gradient, const Piece& y
 #pragma unroll
     for (int i = v * T::kPerVector; i < (v + 1) * T::kPerVector; ++i) gradient.add_term(of_vector[v], y.at(i), dy.at(i));
   }
-  return tree_of<Piece::kVectorCount>(of_vector, Sum());
+  return tree_of(of_vector, Sum());
 }
 
 /// Puts the gradients in the place of dy. All lanes of the warp must call.
 template <class T, bool kLog, class Piece>
-DEVICE void replace_by_gradients(const Gradient<T, kLog>& gradient, const Piece& y, Piece& dy, TermSum<T> sum, uint32_t length) {
+DEVICE void replace_by_gradients(const Gradient<T, kLog>& gradient, const Piece& y, Piece& dy, const SettledSum<T>& sum,
+                                 uint32_t length) {
 #pragma unroll
   for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
     if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;

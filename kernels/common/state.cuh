@@ -6,11 +6,21 @@
 
 /// What a set of weights relative to its maximum adds up to, in two parts, so that a sum close to 1 keeps its digits:
 /// `ties` counts the weights that are exactly 1 (the maximum and its equals), `below` is the sum of all others.
+///
+/// `below` is a double: in f32 every merge of two sums would cost half a unit in the last place of the logarithm. It is kept as
+/// two words, so that the struct has no padding and its three words lie in shared memory without bank conflicts.
 struct WeightSum {
-  float below, ties;
+  float ties;
+  int low, high;
+
+  static DEVICE WeightSum of(double below, float ties) { return {ties, __double2loint(below), __double2hiint(below)}; }
+  DEVICE double below() const { return __hiloint2double(high, low); }
+
+  /// The sum of the same set relative to another maximum, relative to which the present one weighs `weight`.
+  DEVICE WeightSum relative_to(float weight) const { return weight == 1.0f ? *this : of((below() + ties) * weight, 0.0f); }
 };
 
-DEVICE WeightSum add(WeightSum a, WeightSum b) { return {a.below + b.below, a.ties + b.ties}; }
+DEVICE WeightSum add(WeightSum a, WeightSum b) { return WeightSum::of(a.below() + b.below(), a.ties + b.ties); }
 
 /// Softmax of a set: its largest score, and the sum of the weights exp((x - max) / tau) of all its members but one largest.
 ///
@@ -19,20 +29,24 @@ DEVICE WeightSum add(WeightSum a, WeightSum b) { return {a.below + b.below, a.ti
 /// | with a NaN or a +inf   | anything                | NaN    |
 /// | any other              | finite                  | >= 0   |
 struct SoftmaxState {
-  float max, others;
+  float max;
+  Pair others;
 
   /// `max` is the largest score of the set, `sum` its weights relative to that maximum. A set without any weight of 1 is
   /// empty or holds a NaN or +inf (whose own weight is +inf - +inf = NaN), and then `below` says which.
-  static DEVICE SoftmaxState of(float max, WeightSum sum) { return {max, sum.below + fmaxf(sum.ties - 1.0f, 0.0f)}; }
+  static DEVICE SoftmaxState of(float max, WeightSum sum) { return {max, split(sum.below() + fmaxf(sum.ties - 1.0f, 0.0f))}; }
+
+  /// The sum that `of` takes; of the empty set any will do, since its maximum weighs 0.
+  DEVICE WeightSum sum() const { return WeightSum::of(static_cast<double>(others.high) + others.low, 1.0f); }
 
   /// Whether no member is visible. A NaN among nothing but hidden scores is not nothing.
-  DEVICE bool empty() const { return max == -INFINITY && others == 0.0f; }
+  DEVICE bool empty() const { return max == -INFINITY && others.high == 0.0f; }
 
   /// The inverse of the sum of all weights as an unevaluated sum; 0 for the empty set, so that its probabilities are 0.
   DEVICE Pair inverse() const {
-    const Pair sum = two_sum(1.0f, others);
+    const Pair sum = two_sum(1.0f, others.high);
     const float inverse = quotient(1.0f, sum.high);
-    const float residual = __fmaf_rn(-sum.low, inverse, __fmaf_rn(-sum.high, inverse, 1.0f));
+    const float residual = __fmaf_rn(-(sum.low + others.low), inverse, __fmaf_rn(-sum.high, inverse, 1.0f));
     return empty() ? Pair{0.0f, 0.0f} : Pair{inverse, __fmul_rn(residual, inverse)};
   }
 

@@ -23,7 +23,7 @@ const _: () = {
 };
 
 /// Size of a `LossPartial` in elements of the scratch tensor that holds them.
-const PARTIAL: usize = 5;
+const PARTIAL: usize = 4;
 
 /// A class target for every row, of one of the integer types.
 #[derive(Clone, Copy)]

@@ -182,7 +182,7 @@ pub(crate) fn softmax_forward<T: Float, U: Element>(
     let plan = plan::forward(rows, dtype, wide);
     let (slices, chunks_per_slice) = slices_of(&plan);
     let mut states = match plan {
-        Plan::Split { .. } => Some(workspace(op, device, rows, slices, 2)?),
+        Plan::Split { .. } => Some(workspace(op, device, rows, slices, 4)?),
         Plan::Rows { .. } | Plan::Columns { .. } => None,
     };
     let states = match &mut states {

@@ -107,8 +107,8 @@ impl fmt::Display for Plan {
 /// The plan of a forward operation on `rows` of which at least one exists. `wide`: 16 bytes of neighbouring columns of every
 /// operand are aligned (of use only where the reduced dim is not the last).
 pub fn forward(rows: &Rows, dtype: DType, wide: bool) -> Plan {
-    // Per column a float for the maximum and two for the sum.
-    plan(rows, dtype, wide, &FORWARD, FORWARD_CHUNK, 12)
+    // Per column a float for the maximum and three for the sum.
+    plan(rows, dtype, wide, &FORWARD, FORWARD_CHUNK, 16)
 }
 
 /// The plan of a gradient, as [`forward`].

@@ -49,7 +49,7 @@ impl Exact {
     }
 }
 
-/// Of a cancelling term, so much may be lost: 2 units in the last place of float32.
+/// Of a cancelling term, so much may be lost before the result is rounded: 2 units in the last place of float32.
 pub const CANCELLED: f64 = 2.0 * f32::EPSILON as f64;
 
 /// Below the smallest normal float32 a kernel may flush to 0.
@@ -97,8 +97,8 @@ pub fn faults<T: Format>(got: &[T], want: &[Exact], tolerance: Tolerance) -> Vec
     assert_eq!(got.len(), want.len(), "different lengths are not comparable");
     // Written so that a NaN would fail.
     let right = |got: T, want: &Exact| {
-        let floor = tolerance.floor.max(CANCELLED * want.term);
-        error(got, want.value, floor) <= tolerance.ulps
+        let lost = CANCELLED * want.term;
+        error(got, want.value, tolerance.floor.max(lost)) <= tolerance.ulps + lost / T::ulp(want.value)
     };
     (0..want.len()).filter(|i| !right(got[*i], &want[*i])).collect()
 }

@@ -102,7 +102,7 @@ pub fn want<T: Format>(case: &Case, op: Op) -> Vec<Exact> {
             let signed = if op.negates() { -tau } else { tau };
             backward::<T>(case, op, |y, dy| exact_softmax_backward::<T>(y, dy, signed))
         }
-        Op::LogSoftmaxBackward => backward::<T>(case, op, |y, dy| Exact::plain(row::log_softmax_backward(y, dy, tau))),
+        Op::LogSoftmaxBackward => backward::<T>(case, op, |y, dy| exact_log_softmax_backward::<T>(y, dy, tau)),
         Op::LogSumExpBackward => {
             let dlse = upstream_of_lse(case);
             let results = rows().into_iter().zip(dlse).map(|(x, d)| row::logsumexp_backward(&x, f64::from(d), tau));
@@ -120,12 +120,22 @@ fn exact_lse<T: Format>(x: &[f64], tau: f64) -> Exact {
 }
 
 /// `y * (dy - sum(dy * y))`. The sum may cancel against `dy`, and its terms among themselves. In f32 no digit is lost by that;
-/// sums of 16-bit gradients are good to 2^-42 of their largest term.
+/// sums of 16-bit gradients are good to 2^-50 of their largest term.
 fn exact_softmax_backward<T: Format>(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
     let largest = y.iter().zip(dy).map(|(y, dy)| (y * dy).abs()).fold(0.0, f64::max);
-    let part = if is_half::<T>() { 2f64.powi(-42) / CANCELLED } else { 0.0 };
+    let part = if is_half::<T>() { 2f64.powi(-50) / CANCELLED } else { 0.0 };
     let values = row::softmax_backward(y, dy, tau).into_iter().zip(y);
     values.map(|(value, y)| Exact { value, term: finite(y * largest * part / tau) }).collect()
+}
+
+/// `dy - exp(y) * sum(dy)`. For 16-bit elements the exponential is good to 2^-21, which shows where the two cancel; f32 loses nothing.
+fn exact_log_softmax_backward<T: Format>(y: &[f64], dy: &[f64], tau: f64) -> Vec<Exact> {
+    let visible = y.iter().zip(dy).filter(|(y, _)| **y != f64::NEG_INFINITY);
+    let sum: f64 = visible.map(|(_, dy)| *dy).sum();
+    let part = if is_half::<T>() { 2f64.powi(-21) / CANCELLED } else { 0.0 };
+    let terms = y.iter().zip(dy).map(|(y, dy)| dy.abs().max((y.exp() * sum).abs()) * part / tau);
+    let values = row::log_softmax_backward(y, dy, tau).into_iter().zip(terms);
+    values.map(|(value, term)| Exact { value, term: if value == 0.0 { 0.0 } else { finite(term) } }).collect()
 }
 
 fn is_half<T: Format>() -> bool {

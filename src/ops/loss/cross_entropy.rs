@@ -106,7 +106,7 @@ pub struct CrossEntropyInto<'a> {
 /// | returned | see [`CrossEntropyOutput`] | f32 |
 ///
 /// **Numerics.** A loss is `(max - x[target]) / T + ln(1 + others)`, a sum of two numbers that are never negative: for f32
-/// logits it is within 5 units in the last place at any margin. The bits of a row depend on its values alone, and losses are
+/// logits it is within 4 units in the last place at any margin. The bits of a row depend on its values alone, and losses are
 /// added up in the order of the rows, compensated: the same bits on every run. A logit of -inf is a hidden class; a hidden
 /// target gives a loss of +inf. A NaN or +inf makes the loss of its row NaN.
 ///

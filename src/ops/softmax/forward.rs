@@ -19,7 +19,7 @@ use crate::tensor::{LogProbabilities, Lse, Probabilities, Tensor, View, ViewMut}
 /// | result | as `x` | as `x` |
 ///
 /// # Numerics
-/// Accumulates in f32 and rounds once: f32 within 4 units in the last place, f16 and bf16 within 0.51. Hidden entries (by the
+/// Exponentials in f32, their sum in f64, rounded once: f32 within 4 units in the last place, f16 and bf16 within 0.51. Hidden entries (by the
 /// mask, or -inf) get exactly 0; a row with nothing visible is 0. A visible NaN or +inf makes its row NaN, and only its row.
 /// The bits of a row do not depend on the rows beside it, on alignment or on strides.
 ///
@@ -117,7 +117,7 @@ pub fn softmin_into<'a, 'y, T: Float>(
 /// Shapes and errors are those of [`softmax`].
 ///
 /// # Numerics
-/// As [`softmax`], but f32 within 5 units in the last place; hidden entries get -inf, and a row with nothing visible is -inf.
+/// As [`softmax`]; hidden entries get -inf, and a row with nothing visible is -inf.
 /// The logarithm of a winner's probability is right in its last digits at any margin: the sum of the others is kept apart and never added to 1.
 ///
 /// # Errors
