@@ -7,7 +7,7 @@ use super::{Env, Warp, global, ops, shared};
 use crate::check::race::By;
 use crate::check::taint;
 use crate::ir::Inst;
-use crate::launch::Launch;
+use crate::launch::{Launch, code};
 use crate::mem::windows;
 use crate::num::half::{bf16_from_f32, bf16_to_f32, f16_from_f32, f16_to_f32};
 use crate::num::round::canonical;
@@ -100,6 +100,32 @@ ops! {
     /// `atom` and `red`: `a` address, `x` offset, `b` operand, `m` second operand of `cas`, `d` the old value, `y` from
     /// [`encode`].
     ATOM = |warp, env, inst, mask| atom(warp, env, inst, mask);
+    /// The same on several elements: from `y` on the kernel's pool holds [`encode`]'s two halves, the number of elements,
+    /// and for each of them the register of the old value and of the operand.
+    VECTOR = |warp, env, inst, mask| vector(warp, env, inst, mask);
+}
+
+fn vector(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
+    let kernel = env.kernel;
+    let [low, high, elements, ref registers @ ..] = kernel.pool[inst.y as usize..] else { return };
+    let y = u32::from(low) | u32::from(high) << 16;
+    let bytes = TYPES[usize::from(high)].bytes();
+    let access = Access::new::<1>(warp, inst, mask);
+    let whole = u64::from(bytes) * u64::from(elements);
+    if let Some(lane) = access.lanes().find(|&lane| !access.address[lane].is_multiple_of(whole)) {
+        let (address, place) = (access.address[lane], env.launch.memory.describe(access.address[lane]));
+        let text = format!("misaligned: atomic operation on {whole} bytes at {address:#x}, not a multiple ({place})");
+        env.fault(warp, lane as u32, code::MISALIGNED, text);
+        return;
+    }
+    // Each element is an operation of its own.
+    for (i, pair) in registers.chunks_exact(2).take(usize::from(elements)).enumerate() {
+        let x = inst.x.wrapping_add(i as u32 * bytes);
+        atom(warp, env, &Inst { d: pair[0], b: pair[1], x, y, ..*inst }, mask);
+        if env.fault.is_some() {
+            return;
+        }
+    }
 }
 
 fn atom(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {

@@ -343,3 +343,32 @@ fn store_lanes<const T: usize, const W: usize>(
         allocation.write(offset, &data[..T]);
     }
 }
+
+/// `discard`: the bytes count as never written, for everybody.
+#[inline(never)]
+pub(super) fn discard(warp: &Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
+    const BYTES: u64 = 128;
+    let access = Access::new::<1>(warp, inst, mask);
+    for lane in access.lanes() {
+        let address = access.address[lane];
+        let found = env.launch.memory.at_or_before(address).map(|(_, allocation)| allocation);
+        let Some(allocation) = found.filter(|a| a.contains(address, BYTES) && !a.is_freed()) else {
+            let text =
+                format!("out of bounds: discard of 128 bytes at {address:#x}: {}", env.launch.memory.describe(address));
+            return env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+        };
+        if !address.is_multiple_of(BYTES) {
+            let text = format!("misaligned: discard of 128 bytes at {address:#x}");
+            return env.fault(warp, lane as u32, code::MISALIGNED, text);
+        }
+        if env.launch.settings.checks.race {
+            let by = By { warp: warp.index, lane: lane as u32, pc: env.pc, strong: false };
+            for word in 0..BYTES / 4 {
+                touch(warp, env, by, address + 4 * word, 0xF, Some(false));
+            }
+        }
+        let poison = u32::from_ne_bytes([env.launch.settings.poison(); 4]);
+        allocation.fill(address - allocation.base(), poison, BYTES);
+        allocation.set_invalid(address - allocation.base(), BYTES);
+    }
+}

@@ -44,6 +44,18 @@ ops! {
     MAD_WIDE_U32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: u32, b: u32, c: u64| wide_u32(a, b).wrapping_add(c));
     MAD_WIDE_S32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: i32, b: i32, c: i64| wide_s32(a, b).wrapping_add(c));
 
+    // 24 bits of each factor; the upper part of their product begins at bit 16.
+    MUL24_LO_U32 = |warp, _, inst, mask| map2(warp, inst, mask, |a: u32, b: u32| product_24(a, b) as u32);
+    MUL24_LO_S32 = |warp, _, inst, mask| map2(warp, inst, mask, |a: i32, b: i32| product_s24(a, b) as i32);
+    MUL24_HI_U32 = |warp, _, inst, mask| map2(warp, inst, mask, |a: u32, b: u32| (product_24(a, b) >> 16) as u32);
+    MUL24_HI_S32 = |warp, _, inst, mask| map2(warp, inst, mask, |a: i32, b: i32| (product_s24(a, b) >> 16) as i32);
+    MAD24_LO_U32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: u32, b: u32, c: u32| (product_24(a, b) as u32).wrapping_add(c));
+    MAD24_LO_S32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: i32, b: i32, c: i32| (product_s24(a, b) as i32).wrapping_add(c));
+    MAD24_HI_U32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: u32, b: u32, c: u32| ((product_24(a, b) >> 16) as u32).wrapping_add(c));
+    MAD24_HI_S32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: i32, b: i32, c: i32| ((product_s24(a, b) >> 16) as i32).wrapping_add(c));
+    MAD24_HI_SAT_S32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: i32, b: i32, c: i32| ((product_s24(a, b) >> 16) as i32).saturating_add(c));
+    MAD_HI_SAT_S32 = |warp, _, inst, mask| map3(warp, inst, mask, |a: i32, b: i32, c: i32| ((wide_s32(a, b) >> 32) as i32).saturating_add(c));
+
     // Division by zero: all ones, and the remainder is the dividend, as unsigned hardware division leaves them.
     DIV_U16 = |warp, _, inst, mask| map2(warp, inst, mask, |a: u16, b: u16| a.checked_div(b).unwrap_or(u16::MAX));
     DIV_S16 = |warp, _, inst, mask| map2(warp, inst, mask, |a: i16, b: i16| if b == 0 { -1 } else { a.wrapping_div(b) });
@@ -175,6 +187,18 @@ fn with_carry<T: Raw>(warp: &mut Warp, inst: &Inst, mask: u32, f: impl Fn(T, T, 
     if inst.x & 2 != 0 {
         warp.carry = (carry_out & mask) | (warp.carry & !mask);
     }
+}
+
+/// The product of the low 24 bits.
+#[inline(always)]
+fn product_24(a: u32, b: u32) -> u64 {
+    wide_u32(a & 0xff_ffff, b & 0xff_ffff)
+}
+
+/// The product of the low 24 bits, of which the highest is a sign.
+#[inline(always)]
+fn product_s24(a: i32, b: i32) -> i64 {
+    wide_s32(a << 8 >> 8, b << 8 >> 8)
 }
 
 /// The full product of two unsigned words.

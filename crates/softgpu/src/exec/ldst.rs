@@ -139,6 +139,8 @@ ops! {
     };
     /// Hints to the caches.
     NOTHING = |_, _, _, _| ();
+    /// `discard`: 128 bytes of device memory hold nothing that may be read.
+    DISCARD = |warp, env, inst, mask| global::discard(warp, env, inst, mask);
     /// `cvta`: `d` is `a` plus the base of a window, whose upper half is `x`.
     CVTA = |warp, _, inst, mask| {
         let base = u64::from(inst.x) << 32;

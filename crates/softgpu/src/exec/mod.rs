@@ -25,6 +25,7 @@ pub mod bits;
 pub mod collective;
 pub mod convert;
 pub mod copies;
+pub mod dot;
 pub mod float;
 pub mod half;
 pub mod int;

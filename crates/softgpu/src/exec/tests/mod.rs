@@ -8,6 +8,7 @@
 mod bits;
 mod convert;
 mod cost;
+mod dot;
 mod emitted;
 mod float;
 mod half;

@@ -162,8 +162,12 @@ fn membar(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
 
 fn fence(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let mut mods = Mods::new(stmt);
-    mods.one_of(&["sc", "acq_rel", "acquire", "release"]).ok_or("a fence of an unknown kind")?;
-    mods.one_of(&["cta", "gpu", "sys"]).ok_or("a fence of an unknown scope")?;
+    // Without a kind it is `.acq_rel`.
+    mods.one_of(&["sc", "acq_rel", "acquire", "release"]);
+    if mods.peek() == Some("cluster") {
+        lower.needs(90)?;
+    }
+    mods.one_of(&["cta", "cluster", "gpu", "sys"]).ok_or("a fence of an unknown kind or scope")?;
     mods.done()?;
     let [] = operands(stmt)?;
     Ok(lower.inst(&FENCE, Class::Barrier))

@@ -17,14 +17,13 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         "red" => atomic(stmt, lower, false),
         "cvta" => cvta(stmt, lower),
         "isspacep" => isspacep(stmt, lower),
-        "prefetch" | "prefetchu" | "discard" | "applypriority" => prefetch(stmt, lower),
         _ => return None,
     })
 }
 
 /// Modifiers that say how long data should stay in which cache; they change no value.
 fn is_hint(modifier: &str) -> bool {
-    const HINTS: [&str; 12] = [
+    const HINTS: [&str; 19] = [
         "ca",
         "cg",
         "cs",
@@ -32,13 +31,34 @@ fn is_hint(modifier: &str) -> bool {
         "cv",
         "wb",
         "wt",
-        "level::cache_hint",
-        "L2::cache_hint",
+        "L1::evict_normal",
+        "L1::evict_unchanged",
+        "L1::evict_first",
+        "L1::evict_last",
+        "L1::no_allocate",
+        "L2::evict_normal",
+        "L2::evict_first",
+        "L2::evict_last",
+        POLICY,
         "L2::64B",
         "L2::128B",
         "L2::256B",
     ];
-    HINTS.contains(&modifier) || modifier.starts_with("L1::") || modifier.starts_with("L2::")
+    HINTS.contains(&modifier)
+}
+
+/// The hint that brings one operand more, a policy made by `createpolicy`.
+pub(super) const POLICY: &str = "L2::cache_hint";
+
+/// The operands without the cache policy, which must be there where the hint is.
+fn without_policy<'s>(stmt: &'s Statement, lower: &mut Lower<'_>) -> Result<&'s [Operand], Reject> {
+    let all = stmt.operands.as_slice();
+    if !stmt.has(POLICY) {
+        return Ok(all);
+    }
+    let [rest @ .., policy] = all else { return Err("a cache policy is missing".into()) };
+    lower.src(policy, Type::B64)?;
+    Ok(rest)
 }
 
 /// What the modifiers before the type say.
@@ -157,10 +177,8 @@ fn load(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let access = space(&mut mods)?;
     let (count, ty) = shape(&mut mods)?;
     mods.done()?;
-    let (to, from) = match stmt.operands.as_slice() {
-        // The third operand is a cache policy.
-        [to, from] | [to, from, Operand::Reg(_)] => (to, from),
-        other => return Err(Reject(format!("{} operands where 2 are expected", other.len()))),
+    let [to, from] = without_policy(stmt, lower)? else {
+        return Err(Reject(format!("{} operands where 2 are expected", stmt.operands.len())));
     };
     let register = common_type(lower, to, count, ty)?;
     if let Some(offset) = constant_parameter(lower, access.target, from) {
@@ -221,9 +239,8 @@ fn store(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let access = space(&mut mods)?;
     let (count, ty) = shape(&mut mods)?;
     mods.done()?;
-    let (to, from) = match stmt.operands.as_slice() {
-        [to, from] | [to, from, Operand::Reg(_)] => (to, from),
-        other => return Err(Reject(format!("{} operands where 2 are expected", other.len()))),
+    let [to, from] = without_policy(stmt, lower)? else {
+        return Err(Reject(format!("{} operands where 2 are expected", stmt.operands.len())));
     };
     let register = common_type(lower, from, count, ty)?;
     let bytes = count * ty.bytes() as usize;
@@ -241,30 +258,46 @@ fn store(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     Ok(Inst { y, ..inst })
 }
 
+/// The memory order of an atomic operation; the scope does not matter: one order holds for all.
+fn memory_order(mods: &mut Mods<'_>) -> u16 {
+    let order = match mods.one_of(&["relaxed", "acquire", "release", "acq_rel"]) {
+        Some("acquire") => flags::ACQUIRE,
+        Some("release") => flags::RELEASE,
+        Some("acq_rel") => flags::ACQUIRE | flags::RELEASE,
+        _ => 0,
+    };
+    mods.one_of(&["cta", "cluster", "gpu", "sys"]);
+    flags::STRONG | order
+}
+
 /// `atom` and `red`; [`atom::ATOM`] says what each field means.
 fn atomic(stmt: &Statement, lower: &mut Lower<'_>, returns: bool) -> Decoded {
     let mut mods = Mods::new(stmt);
-    mods.drop_where(is_hint);
-    let mut order = flags::STRONG;
-    match mods.one_of(&["relaxed", "acquire", "release", "acq_rel"]) {
-        Some("acquire") => order |= flags::ACQUIRE,
-        Some("release") => order |= flags::RELEASE,
-        Some("acq_rel") => order |= flags::ACQUIRE | flags::RELEASE,
-        _ => {}
-    }
-    mods.one_of(&["cta", "cluster", "gpu", "sys"]);
+    mods.drop_where(|modifier| modifier == POLICY);
+    let mut order = memory_order(&mut mods);
     let target = match mods.one_of(&["global", "shared", "shared::cta"]) {
         Some("global") => Target::Global,
         Some(_) => Target::Shared,
         None => Target::Generic,
     };
     let name = mods.take().ok_or("an atomic operation without a name")?;
+    // The headers of the C++ library write order and scope behind the operation.
+    order |= memory_order(&mut mods);
     mods.eat("noftz");
+    let elements = match mods.one_of(&["v2", "v4", "v8"]) {
+        Some("v2") => 2,
+        Some("v4") => 4,
+        Some(_) => 8,
+        None => 1,
+    };
     let ty = mods.ty()?;
     mods.done()?;
     let action =
         Action::parse(name, ty).ok_or_else(|| Reject(format!("the atomic operation .{name}.{}", ty.name())))?;
-    let mut rest = stmt.operands.as_slice();
+    let mut rest = without_policy(stmt, lower)?;
+    if elements > 1 {
+        return vector(lower, rest, returns, Vector { order, target, action, ty, elements });
+    }
     let register = if ty.bits() == 64 { Type::B64 } else { Type::B32 };
     let declared = if ty.bits() == 16 { Type::B16 } else { register };
     let d = if returns {
@@ -285,6 +318,53 @@ fn atomic(stmt: &Statement, lower: &mut Lower<'_>, returns: bool) -> Decoded {
     let c = order | wide | fields(1, ty, register);
     let y = atom::encode(action, target, ty);
     Ok(Inst { kind: Kind::Effect, d, a: addr.slot, b, m, x, y, c, ..lower.inst(&atom::ATOM, Class::Atomic) })
+}
+
+/// An atomic operation on each of several elements that stand side by side.
+struct Vector {
+    order: u16,
+    target: Target,
+    action: Action,
+    ty: Type,
+    elements: usize,
+}
+
+/// `red.global.add.v4.f32 [a], {...}` and `atom`, which exist for sums of f32 and of halves.
+fn vector(lower: &mut Lower<'_>, operands: &[Operand], returns: bool, form: Vector) -> Decoded {
+    lower.needs(90)?;
+    let Vector { order, target, action, ty, elements } = form;
+    let bytes = elements * ty.bytes() as usize;
+    let half = matches!(ty, Type::F16 | Type::Bf16);
+    let exists = matches!(ty, Type::F32 | Type::F16 | Type::Bf16 | Type::F16x2 | Type::Bf16x2);
+    if action != Action::Add || !exists || bytes > 16 || (elements == 8 && !half) || target != Target::Global {
+        return Err(Reject(format!("atomic operations on {elements} elements of type .{}", ty.name())));
+    }
+    let (to, at, from) = match operands {
+        [to, at, from] if returns => (Some(to), at, from),
+        [at, from] if !returns => (None, at, from),
+        other => return Err(Reject(format!("{} operands of an atomic operation", other.len()))),
+    };
+    let declared = if half { Type::B16 } else { Type::B32 };
+    let list = |operand: &Operand| match operand {
+        Operand::Vector(items) if items.len() == elements => Ok(items.clone()),
+        _ => Err(Reject(format!("a list of {elements} registers is expected"))),
+    };
+    let mut slots = Vec::with_capacity(2 * elements);
+    for (i, item) in list(from)?.iter().enumerate() {
+        let d = match to {
+            Some(to) => lower.dst(&list(to)?[i], declared)?,
+            None => super::lower::SINK_SLOT,
+        };
+        slots.extend([d, lower.src(item, declared)?]);
+    }
+    // The element's operation and the number of elements stand in front of the registers.
+    let y = atom::encode(action, target, ty);
+    let (high, low) = ((y >> 16) as u16, y as u16);
+    slots.splice(0..0, [low, high, elements as u16]);
+    let y = lower.put(&slots);
+    let (addr, x, wide) = address(lower, at)?;
+    let c = order | wide | fields(1, ty, Type::B32);
+    Ok(Inst { kind: Kind::Effect, a: addr.slot, x, y, c, ..lower.inst(&atom::VECTOR, Class::Atomic) })
 }
 
 /// The upper half of a window's base; global addresses are generic addresses as they are.
@@ -319,17 +399,4 @@ fn isspacep(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let [to, from] = operands(stmt)?;
     let d = lower.dst_pred(to)?;
     Ok(Inst { d, a: lower.src(from, Type::U64)?, x, ..lower.inst(&ldst::IN_WINDOW, Class::Int) })
-}
-
-/// Hints to the caches: nothing happens, and an address out of bounds is allowed.
-fn prefetch(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
-    if stmt.op() == "discard" {
-        return Err("discard, which makes data undefined, is not implemented".into());
-    }
-    let from = stmt.operands.first().ok_or("a prefetch without an address")?;
-    if stmt.has("tensormap") {
-        return Err("tensor maps are not implemented".into());
-    }
-    let a = lower.address(from)?.slot;
-    Ok(Inst { a, ..lower.inst(&ldst::NOTHING, Class::Memory) })
 }

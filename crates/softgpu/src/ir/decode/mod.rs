@@ -25,8 +25,10 @@ mod special;
 pub mod control;
 pub mod convert;
 pub mod copies;
+pub mod dot;
 pub mod float;
 pub mod half;
+pub mod hint;
 pub mod int;
 pub mod matrix;
 pub mod memory;
@@ -55,11 +57,13 @@ pub type Decoded = Result<super::Inst, Reject>;
 pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     float::decode,
     control::decode,
+    dot::decode,
     int::decode,
     half::decode,
     convert::decode,
     pred::decode,
     memory::decode,
+    hint::decode,
     warp::decode,
     matrix::decode,
     copies::decode,
