@@ -169,7 +169,7 @@ fn step<'a>(bytes: &mut Bytes, view: View<'a, u32>, list: &List) -> (u64, Option
             let mut dims: Vec<usize> = (0..bytes.below(10)).map(|_| LENGTHS[bytes.below(8)]).collect();
             // The last one such that the number of elements may fit.
             let product: usize = dims.iter().product();
-            if product > 0 && list.offsets.len() % product == 0 {
+            if product > 0 && list.offsets.len().is_multiple_of(product) {
                 dims.push(list.offsets.len() / product);
             }
             let reshaped = view.reshape(&dims);

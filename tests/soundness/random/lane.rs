@@ -29,6 +29,9 @@ pub struct Held {
 /// Tensors on their way from one lane to another.
 pub type Letters = Arc<Mutex<Vec<Held>>>;
 
+/// What an operation reads, and what is known of it.
+type Operand = (Arc<Tensor<f32>>, Option<Arc<Values>>);
+
 /// One lane.
 pub struct Lane {
     devices: Vec<Device>,
@@ -117,7 +120,7 @@ impl Lane {
     }
 
     /// A tensor on which a program may compute. Its values may be unknown.
-    fn operand(&self, at: usize) -> Option<(Arc<Tensor<f32>>, Option<Arc<Values>>)> {
+    fn operand(&self, at: usize) -> Option<Operand> {
         let Held { tensor, values, .. } = &self.held[at];
         let fits = tensor.dims() == SHAPE && values.as_ref().is_none_or(|values| values.is_tame());
         fits.then(|| (Arc::clone(tensor), values.clone()))

@@ -102,7 +102,7 @@ fn switch(world: &World, streams: Streams, seed: u64) {
 /// of three runs its streams at random times, the others as late as they may.
 fn program(world: &World, workers: &[Worker], seed: u64) {
     let mut random = Random::new(seed);
-    let streams = if seed % 3 == 0 { Streams::Seeded } else { Streams::Late };
+    let streams = if seed.is_multiple_of(3) { Streams::Seeded } else { Streams::Late };
     switch(world, streams, seed);
     let devices = devices(world);
     let letters = Letters::default();
