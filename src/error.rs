@@ -321,6 +321,19 @@ pub enum Error {
         bytes: u64,
     },
 
+    /// Something that cannot happen while a graph is captured.
+    #[error("{what} is refused: {device} is capturing a graph")]
+    Capturing {
+        /// What was asked for.
+        what: &'static str,
+        /// The device.
+        device: DeviceName,
+    },
+
+    /// A graph of the host.
+    #[error("graphs are captured on a GPU: the host runs each operation at once")]
+    NoGraphs,
+
     /// A call of the CUDA driver failed.
     #[error("{call} failed: {} ({code})", driver_code_name(*code))]
     Driver {

@@ -32,6 +32,7 @@
 //!   strides, or the schedule of the GPU. Sums are accumulated in f32 and rounded once.
 //! - **Errors are values.** A bad argument is an [`Error`] before anything is launched or written; bad data that a kernel
 //!   meets, such as a target that is no class, is one at the next [`Device::check`] or host copy. Nothing panics.
+//! - **Work that repeats can be captured** in a [`Graph`] and launched again and again, with changed contents.
 //!
 //! # Memory and streams
 //!
@@ -53,7 +54,7 @@ pub mod reference;
 mod shape;
 mod tensor;
 
-pub use device::Device;
+pub use device::{Device, Graph};
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;

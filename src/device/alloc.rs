@@ -7,8 +7,14 @@ use cudarc::driver::sys::CUdeviceptr;
 
 impl Stream {
     /// Allocates device memory that work enqueued on this stream from now on may use. `bytes` is above 0.
+    ///
+    /// While a graph is captured, the memory holds zeros and is ready when the call returns: an allocation within the graph
+    /// would be gone between two launches.
     pub(crate) fn alloc(&self, bytes: usize) -> Result<CUdeviceptr> {
         debug_assert!(bytes > 0, "allocations of nothing stay off the driver");
+        if self.captures_here() {
+            return self.alloc_beside(bytes);
+        }
         let entered = self.enter()?;
         let mut address: CUdeviceptr = 0;
         let allocated = if self.context().has_pools() {
@@ -24,6 +30,26 @@ impl Stream {
                 Err(Error::OutOfMemory { device: self.name(), bytes: bytes as u64 })
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Allocates through another stream.
+    fn alloc_beside(&self, bytes: usize) -> Result<CUdeviceptr> {
+        let side = Self::new(self.context())?;
+        let named = |error| match error {
+            Error::OutOfMemory { bytes, .. } => Error::OutOfMemory { device: self.name(), bytes },
+            error => error,
+        };
+        let address = side.alloc(bytes).map_err(named)?;
+        // SAFETY: a context is current, and the allocation has this size.
+        let cleared =
+            side.enter().and_then(|entered| unsafe { entered.memset_d8_async(address, 0, bytes, side.raw()) });
+        match cleared.and_then(|()| side.synchronize()) {
+            Ok(()) => Ok(address),
+            Err(error) => {
+                side.free(address);
+                Err(error)
+            }
         }
     }
 

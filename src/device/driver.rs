@@ -7,7 +7,9 @@
 //! interface, which stay, whatever toolkit the bindings were made for.
 
 use crate::error::{Error, Result};
-use cudarc::driver::sys::{CUcontext, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{
+    CUcontext, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUmodule, CUstream,
+};
 use libloading::Library;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
@@ -97,6 +99,14 @@ driver_functions! {
     memcpy_peer_async = cuMemcpyPeerAsync(
         to: CUdeviceptr, to_context: CUcontext, from: CUdeviceptr, from_context: CUcontext, bytes: usize, stream: CUstream
     );
+
+    begin_capture = cuStreamBeginCapture_v2(stream: CUstream, mode: c_uint);
+    end_capture = cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph);
+    is_capturing = cuStreamIsCapturing(stream: CUstream, status: *mut c_uint);
+    graph_instantiate = cuGraphInstantiateWithFlags(exec: *mut CUgraphExec, graph: CUgraph, flags: u64);
+    graph_launch = cuGraphLaunch(exec: CUgraphExec, stream: CUstream);
+    graph_destroy = cuGraphDestroy(graph: CUgraph);
+    graph_exec_destroy = cuGraphExecDestroy(exec: CUgraphExec);
 
     module_load_data = cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
     module_get_function = cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);

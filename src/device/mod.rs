@@ -1,15 +1,21 @@
 //! A [`Device`]: the host, or one GPU together with one in-order stream on it.
 
 mod alloc;
+mod capture;
 mod context;
 mod driver;
+mod graph;
+mod memory;
 mod record;
 mod stream;
 mod timing;
 
+pub(crate) use capture::Pass;
 pub(crate) use context::Context;
+pub use graph::Graph;
+pub(crate) use memory::{CudaMemory, Holder};
 pub(crate) use record::{ErrorRecord, ErrorSlot};
-pub(crate) use stream::{Event, Stream};
+pub(crate) use stream::Stream;
 
 use crate::error::{DeviceName, Error, Result};
 use crate::plan::Caps;
@@ -81,7 +87,8 @@ impl Device {
     ///
     /// # Safety
     /// `stream` must be a valid handle, and must stay valid until this device, all its clones and all tensors made with
-    /// it are dropped and the work enqueued through them is done.
+    /// it are dropped and the work enqueued through them is done. While a [`Graph`] is captured with this device, nobody
+    /// else may use the stream.
     ///
     /// # Errors
     /// [`Error::PerThreadStream`] for handle 2, which names another stream on every thread; [`Error::ForeignContext`]
@@ -153,6 +160,16 @@ impl Device {
             Kind::Cpu => None,
             Kind::Cuda(stream) => Some(stream),
         }
+    }
+
+    /// For what no graph can hold: while the guard lives, no capture begins. The host captures nothing.
+    pub(crate) fn hold(&self, what: &'static str) -> Result<Option<Pass<'_>>> {
+        self.stream().map(|stream| stream.hold(what)).transpose()
+    }
+
+    /// The device of a stream.
+    fn of_stream(stream: Arc<Stream>) -> Self {
+        Self(Kind::Cuda(stream))
     }
 
     /// Where a kernel of `op`, launched next, shall report bad data, and the number it shall report as. `None` on the

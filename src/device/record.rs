@@ -58,6 +58,20 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes the record if there is none yet.
+    pub(super) fn prepare(&self, stream: &Stream) -> Result<()> {
+        let mut state = self.state();
+        if state.address.is_none() {
+            state.address = Some(allocate(stream)?);
+        }
+        Ok(())
+    }
+
+    /// Notes that a kernel that may report was launched.
+    pub(super) fn arm(&self) {
+        self.armed.store(true, Ordering::Release);
+    }
+
     /// Where a kernel of `op`, launched next on `stream`, shall report. Must be called before each such launch.
     pub(crate) fn slot(&self, stream: &Stream, op: &'static str) -> Result<ErrorSlot> {
         let mut state = self.state();
@@ -69,7 +83,8 @@ impl Recorder {
             state.ops.push(op);
             state.ops.len() - 1
         });
-        self.armed.store(true, Ordering::Release);
+        self.arm();
+        stream.gate().note_reports();
         Ok(ErrorSlot { address, op: position as u32 + 1 })
     }
 
@@ -87,7 +102,7 @@ impl Recorder {
             Ok(record)
         });
         // Not known to be clear: look again next time.
-        let record = record.inspect_err(|_| self.armed.store(true, Ordering::Release))?;
+        let record = record.inspect_err(|_| self.arm())?;
         match (record.op as usize).checked_sub(1).and_then(|position| state.ops.get(position)) {
             Some(&op) => Err(Error::Target { op, row: record.row, value: record.value, classes: record.limit }),
             None => Ok(()),
@@ -118,6 +133,7 @@ fn clear(stream: &Stream, address: CUdeviceptr) -> Result<()> {
 
 fn read(stream: &Stream, address: CUdeviceptr) -> Result<ErrorRecord> {
     let mut record = vec![ErrorRecord::default()];
+    let _open = stream.hold("looking for bad data")?;
     let entered = stream.enter()?;
     let to = record.as_mut_ptr().cast();
     // SAFETY: source and destination have the size of a record, whose fields are valid for all bytes; the vector is

@@ -1,11 +1,17 @@
 //! One in-order stream of a GPU, and events that order one stream after another.
 
-use super::context::{Context, Entered};
+use super::capture::{Gate, Pass};
+use super::context::{Context, Entered as Current};
+use super::driver::Driver;
+use super::graph;
+use super::memory::CudaMemory;
 use super::record::Recorder;
 use crate::error::{DeviceName, Error, Result};
 use cudarc::driver::sys::{CUcontext, CUevent, CUstream};
 use std::mem;
+use std::ops::Deref;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -24,12 +30,13 @@ pub(crate) struct Stream {
     owned: bool,
     number: u64,
     recorder: Recorder,
+    gate: Gate,
 }
 
 // SAFETY: a stream handle other than the per-thread one, which `adopt` refuses, means the same stream on every thread,
 // and the driver locks its queue.
 unsafe impl Send for Stream {}
-// SAFETY: as above; the recorder has its own lock.
+// SAFETY: as above; recorder and gate have their own locks.
 unsafe impl Sync for Stream {}
 
 impl Stream {
@@ -61,7 +68,7 @@ impl Stream {
     fn from_parts(context: &'static Context, raw: CUstream, owned: bool) -> Self {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Self { context, raw, owned, number, recorder: Recorder::default() }
+        Self { context, raw, owned, number, recorder: Recorder::default(), gate: Gate::default() }
     }
 
     pub(crate) fn context(&self) -> &'static Context {
@@ -80,12 +87,45 @@ impl Stream {
         DeviceName::Cuda { ordinal: self.context.ordinal(), stream: self.number }
     }
 
-    pub(crate) fn enter(&self) -> Result<Entered> {
-        self.context.enter()
+    /// Tells streams apart over the life of the process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// The error for something that is refused during a capture.
+    pub(super) fn closed(&self, what: &'static str) -> Error {
+        Error::Capturing { what, device: self.name() }
+    }
+
+    /// For calls that enqueue work. While a graph is captured, only its own thread gets through: what it enqueues becomes
+    /// part of the graph.
+    pub(crate) fn enter(&self) -> Result<Entered<'_>> {
+        let pass = self.gate.pass_or_join().map_err(|_| self.closed("work of another thread"))?;
+        Ok(Entered { current: self.context.enter()?, _pass: pass })
+    }
+
+    /// For calls that cannot be part of a graph, together with those that follow while the guard lives.
+    pub(crate) fn hold(&self, what: &'static str) -> Result<Pass<'_>> {
+        self.gate.pass().map_err(|_| self.closed(what))
+    }
+
+    /// Whether the calling thread captures a graph on this stream.
+    pub(crate) fn captures_here(&self) -> bool {
+        self.gate.captures_here()
+    }
+
+    /// During a capture: makes memory the graph's too. Answers whether there is a capture.
+    pub(crate) fn note(&self, memory: &Arc<CudaMemory>, written: bool) -> bool {
+        self.gate.note(self, memory, written)
     }
 
     /// Waits until everything enqueued so far is done.
     pub(crate) fn synchronize(&self) -> Result<()> {
+        let _open = self.hold("waiting for the device")?;
         // SAFETY: a context is current, and the stream is alive as long as `self`.
         unsafe { self.enter()?.stream_synchronize(self.raw) }
     }
@@ -106,15 +146,16 @@ impl Stream {
 
     /// Marks this point of the stream.
     pub(crate) fn record(&self) -> Result<Event> {
-        self.record_with(DISABLE_TIMING)
+        self.record_with("waiting for this stream", DISABLE_TIMING)
     }
 
     /// Marks this point of the stream and the time at which it is reached.
     pub(crate) fn record_time(&self) -> Result<Event> {
-        self.record_with(0)
+        self.record_with("timing", 0)
     }
 
-    fn record_with(&self, flags: u32) -> Result<Event> {
+    fn record_with(&self, what: &'static str, flags: u32) -> Result<Event> {
+        let _open = self.hold(what)?;
         let entered = self.enter()?;
         let mut raw: CUevent = ptr::null_mut();
         // SAFETY: a context is current, and `raw` is writable.
@@ -127,6 +168,7 @@ impl Stream {
 
     /// Lets everything enqueued from now on run after `event`, which may belong to another stream or GPU.
     pub(crate) fn wait(&self, event: &Event) -> Result<()> {
+        let _open = self.hold("waiting for another stream")?;
         // SAFETY: a context is current; stream and event are alive.
         unsafe { self.enter()?.stream_wait_event(self.raw, event.raw, 0) }
     }
@@ -134,6 +176,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        graph::end_if_locked_up(self);
         self.recorder.release(self);
         if self.owned
             && let Ok(entered) = self.enter()
@@ -142,6 +185,20 @@ impl Drop for Stream {
             // SAFETY: we made the stream, and this is the last use of the handle.
             let _ = unsafe { entered.stream_destroy(self.raw) };
         }
+    }
+}
+
+/// A context is current on this thread, and the gate of a stream was passed.
+pub(crate) struct Entered<'a> {
+    current: Current,
+    _pass: Option<Pass<'a>>,
+}
+
+impl Deref for Entered<'_> {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.current
     }
 }
 

@@ -16,7 +16,8 @@ use crate::tensor::{View, ViewMut};
 /// # Safety
 /// For `'a`, and afterwards until the work that was enqueued meanwhile on `device` with this view is done: the memory
 /// must hold `available` elements from `address` on, initialised (on a GPU: by work ordered before), accessible to
-/// `device`, and not be written or freed.
+/// `device`, and not be written or freed. Work that a [`Graph`](crate::Graph) captures is done when the graph is dropped
+/// and its last launch is done.
 ///
 /// # Errors
 /// [`Error::Misaligned`], [`Error::StrideCount`], [`Error::NegativeStride`], [`Error::OutOfBounds`], [`Error::Rank`],

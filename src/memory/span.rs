@@ -1,11 +1,11 @@
 //! Borrowed memory: a range of bytes of one device, for reading or for writing.
 
-use super::cuda::CudaMemory;
-use crate::device::{Device, Stream};
+use crate::device::{CudaMemory, Device, Stream};
 use crate::dtype::Element;
 use crate::error::{DeviceName, Error, Result};
 use cudarc::driver::sys::CUdeviceptr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::{ptr, slice};
 
 /// Host memory through which uploads go, in bytes.
@@ -20,6 +20,8 @@ pub(crate) struct Span<'a> {
     device: &'a Device,
     start: *mut u8,
     bytes: usize,
+    /// The allocation, if it is this crate's and on a GPU.
+    memory: Option<&'a Arc<CudaMemory>>,
 }
 
 // SAFETY: a span is a shared borrow of memory of plain elements, like `&[u8]`.
@@ -29,17 +31,18 @@ unsafe impl Sync for Span<'_> {}
 
 impl<'a> Span<'a> {
     /// `start` is valid for `bytes` bytes on `device` for `'a`. Only [`super::Buffer`] and [`Span::foreign`] call this.
-    pub(super) fn of(device: &'a Device, start: *mut u8, bytes: usize) -> Self {
-        Self { device, start, bytes }
+    pub(super) fn of(device: &'a Device, start: *mut u8, bytes: usize, memory: Option<&'a Arc<CudaMemory>>) -> Self {
+        Self { device, start, bytes, memory }
     }
 
     /// Memory that this crate did not allocate.
     ///
     /// # Safety
     /// For `'a`, and until work that is enqueued on `device` meanwhile is done, `start` must be valid for reading `bytes`
-    /// initialised bytes on `device`, aligned for the elements it is used as, and not be written.
+    /// initialised bytes on `device`, aligned for the elements it is used as, and not be written. Work that is captured is
+    /// done when its graph is dropped and the last launch of it is done.
     pub(crate) unsafe fn foreign(device: &'a Device, start: *mut u8, bytes: usize) -> Self {
-        Self { device, start, bytes }
+        Self { device, start, bytes, memory: None }
     }
 
     pub(crate) fn device(&self) -> &'a Device {
@@ -58,8 +61,11 @@ impl<'a> Span<'a> {
         start..start + self.bytes as u64
     }
 
-    /// The address of the first byte, for a kernel that reads.
+    /// The address of the first byte, for a kernel that is enqueued next and reads.
     pub(crate) fn address(&self) -> CUdeviceptr {
+        if let (Some(memory), Some(stream)) = (self.memory, self.device.stream()) {
+            stream.note(memory, false);
+        }
         self.start.addr() as CUdeviceptr
     }
 
@@ -98,6 +104,7 @@ impl<'a> Span<'a> {
     /// Fills `elements`, whose capacity is at least `len`.
     fn download<T: Element>(&self, stream: &Stream, mut elements: Vec<T>, len: usize) -> Result<Vec<T>> {
         let bytes = len * size_of::<T>();
+        let _open = stream.hold("a copy to the host")?;
         let to = elements.as_mut_ptr().cast();
         // SAFETY: a context is current; the source holds `bytes` bytes; the vector has room for them and is neither used
         // nor freed before `settle` has waited for the copy.
@@ -111,19 +118,9 @@ impl<'a> Span<'a> {
 
 /// Bytes of one device, for writing.
 pub(crate) struct SpanMut<'a> {
-    device: &'a Device,
-    start: *mut u8,
-    bytes: usize,
-    access: Access<'a>,
-}
-
-/// Whether, and after what, memory may be written.
-#[derive(Clone, Copy)]
-enum Access<'a> {
-    /// No other handle exists. GPU memory may have uses left behind that come first.
-    Unique(Option<&'a CudaMemory>),
-    /// So many other handles may be reading.
-    Shared(usize),
+    span: Span<'a>,
+    /// So many other handles stand in the way.
+    others: usize,
 }
 
 // SAFETY: a `SpanMut` is an exclusive borrow of memory of plain elements, like `&mut [u8]`.
@@ -132,12 +129,15 @@ unsafe impl Send for SpanMut<'_> {}
 unsafe impl Sync for SpanMut<'_> {}
 
 impl<'a> SpanMut<'a> {
-    pub(super) fn unique(device: &'a Device, start: *mut u8, bytes: usize, memory: Option<&'a CudaMemory>) -> Self {
-        Self { device, start, bytes, access: Access::Unique(memory) }
-    }
-
-    pub(super) fn shared(device: &'a Device, start: *mut u8, bytes: usize, others: usize) -> Self {
-        Self { device, start, bytes, access: Access::Shared(others) }
+    /// As [`Span::of`], for a buffer that is borrowed mutably and has so many handles besides.
+    pub(super) fn of(
+        device: &'a Device,
+        start: *mut u8,
+        bytes: usize,
+        memory: Option<&'a Arc<CudaMemory>>,
+        others: usize,
+    ) -> Self {
+        Self { span: Span::of(device, start, bytes, memory), others }
     }
 
     /// Memory that this crate did not allocate.
@@ -145,36 +145,40 @@ impl<'a> SpanMut<'a> {
     /// # Safety
     /// As [`Span::foreign`], but valid for writing too, and neither read nor written by anyone else.
     pub(crate) unsafe fn foreign(device: &'a Device, start: *mut u8, bytes: usize) -> Self {
-        Self { device, start, bytes, access: Access::Unique(None) }
+        // SAFETY: the caller promises more than that.
+        Self { span: unsafe { Span::foreign(device, start, bytes) }, others: 0 }
     }
 
     pub(crate) fn device(&self) -> &'a Device {
-        self.device
+        self.span.device
     }
 
     /// The same memory, for reading while this borrow lasts.
     pub(crate) fn as_span(&self) -> Span<'_> {
-        Span::of(self.device, self.start, self.bytes)
+        self.span
     }
 
     /// The same memory for a shorter time.
     pub(crate) fn reborrow(&mut self) -> SpanMut<'_> {
-        SpanMut { device: self.device, start: self.start, bytes: self.bytes, access: self.access }
+        SpanMut { ..*self }
     }
 
     /// The bytes `range` of this span.
     pub(crate) fn part(self, range: Range<usize>) -> Self {
-        let Span { start, bytes, .. } = self.as_span().part(range);
-        Self { start, bytes, ..self }
+        Self { span: self.span.part(range), ..self }
     }
 
     /// Makes the memory ready for work that is enqueued next and writes it.
     fn prepare(&mut self, op: &'static str, output: &'static str) -> Result<()> {
-        match (self.access, self.device.stream()) {
-            (Access::Shared(others), _) => Err(Error::Shared { op, output, others }),
-            (Access::Unique(Some(memory)), Some(stream)) => memory.order_behind_uses(stream),
-            (Access::Unique(_), _) => Ok(()),
+        let others = self.others;
+        if others > 0 {
+            return Err(Error::Shared { op, output, others });
         }
+        if let (Some(memory), Some(stream)) = (self.span.memory, self.span.device.stream()) {
+            memory.order_behind_uses(stream)?;
+            stream.note(memory, true);
+        }
+        Ok(())
     }
 
     /// The address of the first byte, for a kernel that is enqueued next and writes.
@@ -186,47 +190,50 @@ impl<'a> SpanMut<'a> {
     /// The elements, if they are on the host.
     pub(crate) fn on_host<T: Element>(&mut self, op: &'static str, output: &'static str) -> Result<Option<&mut [T]>> {
         self.prepare(op, output)?;
-        if !self.device.is_cpu() {
+        if !self.span.device.is_cpu() {
             return Ok(None);
         }
-        let len = self.bytes / size_of::<T>();
+        let len = self.span.bytes / size_of::<T>();
         if len == 0 {
             return Ok(Some(&mut []));
         }
-        debug_assert!(self.start.cast::<T>().is_aligned());
+        debug_assert!(self.span.start.cast::<T>().is_aligned());
         // SAFETY: as for `Span::on_host`; `prepare` refused memory with other handles, and `&mut self` excludes every
         // other borrow of this one.
-        Ok(Some(unsafe { slice::from_raw_parts_mut(self.start.cast(), len) }))
+        Ok(Some(unsafe { slice::from_raw_parts_mut(self.span.start.cast(), len) }))
     }
 
     /// Overwrites the memory with that of another span of the same device and size.
     pub(crate) fn copy_from<T: Element>(&mut self, op: &'static str, output: &'static str, from: &Span) -> Result<()> {
-        assert_eq!(self.bytes, from.bytes, "shapes are compared where the tensors are given");
-        assert!(self.device == from.device, "devices are compared where the tensors are given");
+        assert_eq!(self.span.bytes, from.bytes, "shapes are compared where the tensors are given");
+        assert!(self.span.device == from.device, "devices are compared where the tensors are given");
         if let (Some(here), Some(there)) = (self.on_host::<T>(op, output)?, from.on_host()) {
             here.copy_from_slice(there);
             return Ok(());
         }
         let to = self.as_span().address();
-        match self.device.stream().filter(|_| self.bytes > 0) {
+        match self.span.device.stream().filter(|_| self.span.bytes > 0) {
             None => Ok(()),
             // SAFETY: a context is current, and both sides hold `bytes` bytes of this device; `on_host` above let the
             // stream wait for what may still use the destination, and whatever frees either side does so in the order of
             // this stream or behind it.
-            Some(stream) => unsafe { stream.enter()?.memcpy_dtod_async(to, from.address(), self.bytes, stream.raw()) },
+            Some(stream) => unsafe {
+                stream.enter()?.memcpy_dtod_async(to, from.address(), self.span.bytes, stream.raw())
+            },
         }
     }
 
     /// Overwrites the memory with `elements`, of which there are exactly as many as fit. The slice is free afterwards.
     pub(crate) fn upload<T: Element>(&mut self, op: &'static str, output: &'static str, elements: &[T]) -> Result<()> {
-        assert_eq!(self.bytes, size_of_val(elements), "lengths are checked where the elements are given");
+        assert_eq!(self.span.bytes, size_of_val(elements), "lengths are checked where the elements are given");
+        let _open = self.span.device.hold("a copy from the host")?;
         if let Some(here) = self.on_host(op, output)? {
             here.copy_from_slice(elements);
             return Ok(());
         }
-        let Some(stream) = self.device.stream() else { return Ok(()) };
+        let Some(stream) = self.span.device.stream() else { return Ok(()) };
         // SAFETY: elements have no padding, so each of their bytes is initialised.
-        let bytes = unsafe { slice::from_raw_parts(ptr::from_ref(elements).cast::<u8>(), self.bytes) };
+        let bytes = unsafe { slice::from_raw_parts(ptr::from_ref(elements).cast::<u8>(), self.span.bytes) };
         let mut to = self.as_span().address();
         let mut staging = Vec::with_capacity(STAGING.min(bytes.len()));
         for chunk in bytes.chunks(STAGING) {
