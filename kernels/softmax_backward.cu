@@ -7,8 +7,8 @@
 // exponentials are never materialised. Lanes hold a row as in the forward kernels (common/row.cuh), twice.
 //
 // Both differences cancel: an f32 sum would leave no right digit where dy is nearly constant or a probability nearly 1. So
-// sums carry their rounding errors (Pair, Triple), and exp(log y) its low part. Entries that the forward operation hid (y = 0, log y
-// = -inf) take no part: their dy is replaced before it is used, and their dx is 0.
+// sums keep what rounding would lose (double, LongSum), and exp(log y) of f32 its low part. Entries that the forward operation
+// hid (y = 0, log y = -inf) take no part: their dy is replaced before it is used, and their dx is 0.
 #include "common/entry.cuh"
 #include "common/softmax_row.cuh"
 

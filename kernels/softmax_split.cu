@@ -26,17 +26,17 @@ DEVICE void keep(void* kept, uint64_t slice, SoftmaxState state) {
   static_cast<float4*>(kept)[slice] = {state.max, state.others.high, state.others.low, 0.0f};
 }
 DEVICE void keep(void* kept, uint64_t slice, double sum) { static_cast<double*>(kept)[slice] = sum; }
-DEVICE void keep(void* kept, uint64_t slice, Triple sum) {
-  static_cast<float4*>(kept)[slice] = {sum.high, sum.low, sum.lowest, 0.0f};
+DEVICE void keep(void* kept, uint64_t slice, LongSum sum) {
+  static_cast<int4*>(kept)[slice] = {__float_as_int(sum.high), sum.lost.low, sum.lost.high, 0};
 }
 DEVICE void take(const void* kept, uint64_t slice, SoftmaxState& state) {
   const float4 four = __ldcg(static_cast<const float4*>(kept) + slice);
   state = {four.x, {four.y, four.z}};
 }
 DEVICE void take(const void* kept, uint64_t slice, double& sum) { sum = __ldcg(static_cast<const double*>(kept) + slice); }
-DEVICE void take(const void* kept, uint64_t slice, Triple& sum) {
-  const float4 four = __ldcg(static_cast<const float4*>(kept) + slice);
-  sum = {four.x, four.y, four.z};
+DEVICE void take(const void* kept, uint64_t slice, LongSum& sum) {
+  const int4 four = __ldcg(static_cast<const int4*>(kept) + slice);
+  sum = {__int_as_float(four.x), {four.y, four.z}};
 }
 
 /// Which part of which row a block works on.

@@ -19,49 +19,6 @@ DEVICE Pair two_sum(float a, float b) {
   return {sum, __fadd_rn(__fsub_rn(a, a_part), __fsub_rn(b, b_part))};
 }
 
-/// The unevaluated sum `high + low + lowest`: a running sum is good to about 2^-70 of its largest term. `high` is the plain sum of the terms, so an infinity keeps its sign there whatever becomes of the other parts;
-/// `settled` brings them in order at the end.
-struct Triple {
-  float high, low, lowest;
-};
-
-/// Adds `value` to a running sum.
-DEVICE void accumulate(double& sum, float value) { sum = __dadd_rn(sum, static_cast<double>(value)); }
-DEVICE void accumulate_low(Triple& sum, float value) {
-  const Pair exact = two_sum(sum.low, value);
-  sum.low = exact.high;
-  sum.lowest = __fadd_rn(sum.lowest, exact.low);
-}
-DEVICE void accumulate(Triple& sum, float value) {
-  const Pair exact = two_sum(sum.high, value);
-  sum.high = exact.high;
-  accumulate_low(sum, exact.low);
-}
-
-DEVICE Triple add(Triple a, Triple b) {
-  const Pair high = two_sum(a.high, b.high);
-  Triple sum = {high.high, a.low, __fadd_rn(a.lowest, b.lowest)};
-  accumulate_low(sum, b.low);
-  accumulate_low(sum, high.low);
-  return sum;
-}
-
-/// minuend - sum, for a settled sum. Where the two cancel the differences are exact, and the lower parts bring back what the
-/// high part had rounded away.
-DEVICE float difference(float minuend, Pair sum) { return __fsub_rn(__fsub_rn(minuend, sum.high), sum.low); }
-DEVICE float difference(float minuend, Triple sum) {
-  return __fsub_rn(__fsub_rn(__fsub_rn(minuend, sum.high), sum.low), sum.lowest);
-}
-
-/// The same sum with each part at most half a unit in the last place of the one before (about, for the last); an infinite or
-/// NaN sum has nothing but `high`.
-DEVICE Triple settled(Triple a) {
-  const bool finite = fabsf(a.high) < INFINITY;
-  const Pair high = two_sum(a.high, finite ? a.low : 0.0f);
-  const Pair low = two_sum(high.low, finite ? a.lowest : 0.0f);
-  return {high.high, finite ? low.high : 0.0f, finite ? low.low : 0.0f};
-}
-
 /// a + b exactly, if |a| >= |b| or a is 0.
 DEVICE Pair fast_two_sum(float a, float b) {
   const float sum = __fadd_rn(a, b);
@@ -72,6 +29,64 @@ DEVICE Pair fast_two_sum(float a, float b) {
 DEVICE Pair two_product(float a, float b) {
   const float product = __fmul_rn(a, b);
   return {product, __fmaf_rn(a, b, -product)};
+}
+
+/// A double as two words: a struct of it and a float has no padding, and lies in shared memory without bank conflicts.
+struct Words {
+  int low, high;
+
+  static DEVICE Words of(double value) { return {__double2loint(value), __double2hiint(value)}; }
+  DEVICE double value() const { return __hiloint2double(high, low); }
+};
+
+/// A running sum good to about 2^-75 of its largest term: the plain sum of the terms in f32, and what its roundings lost.
+/// `high` keeps the sign of an infinity, whatever becomes of the rest.
+struct LongSum {
+  float high;
+  Words lost;
+};
+
+/// Adds `value` to a running sum.
+DEVICE void accumulate(double& sum, float value) { sum = __dadd_rn(sum, static_cast<double>(value)); }
+DEVICE void accumulate_low(LongSum& sum, float value) {
+  sum.lost = Words::of(__dadd_rn(sum.lost.value(), static_cast<double>(value)));
+}
+DEVICE void accumulate(LongSum& sum, float value) {
+  const Pair exact = two_sum(sum.high, value);
+  sum.high = exact.high;
+  accumulate_low(sum, exact.low);
+}
+
+DEVICE LongSum add(LongSum a, LongSum b) {
+  accumulate(a, b.high);
+  a.lost = Words::of(__dadd_rn(a.lost.value(), b.lost.value()));
+  return a;
+}
+
+/// The unevaluated sum `high + low + lowest`, each part at most half a unit in the last place of the one before. An infinite or
+/// NaN sum has nothing but `high`.
+struct Triple {
+  float high, low, lowest;
+};
+
+DEVICE Triple settled(LongSum sum) {
+  const double high = sum.high, lost = fabsf(sum.high) < INFINITY ? sum.lost.value() : 0.0;
+  // The sum of the two, in two doubles.
+  const double total = __dadd_rn(high, lost);
+  const double lost_part = __dsub_rn(total, high);
+  const double rest = __dadd_rn(__dsub_rn(high, __dsub_rn(total, lost_part)), __dsub_rn(lost, lost_part));
+  const float first = __double2float_rn(total);
+  if (!(fabsf(first) < INFINITY)) return {first, 0.0f, 0.0f};
+  const double left = __dadd_rn(__dsub_rn(total, static_cast<double>(first)), rest);
+  const float second = __double2float_rn(left);
+  return {first, second, __double2float_rn(__dsub_rn(left, static_cast<double>(second)))};
+}
+
+/// minuend - sum, for a settled sum. Where the two cancel the differences are exact, and the lower parts bring back what the
+/// high part had rounded away.
+DEVICE float difference(float minuend, Pair sum) { return __fsub_rn(__fsub_rn(minuend, sum.high), sum.low); }
+DEVICE float difference(float minuend, Triple sum) {
+  return __fsub_rn(__fsub_rn(__fsub_rn(minuend, sum.high), sum.low), sum.lowest);
 }
 
 /// `x` as an unevaluated sum, good to 2^-48. What f32 cannot hold becomes infinite, and has no low part.
@@ -151,12 +166,19 @@ __device__ const float2 kRootsOfTwo[32] = {
     {0x1.ae89fap+0f, -0x1.a94b14p-26f}, {0x1.b7f77p+0f, -0x1.a09438p-25f}, {0x1.c199bep+0f, -0x1.3d56b2p-27f}, {0x1.cb720ep+0f, -0x1.8837ccp-27f},
     {0x1.d5818ep+0f, -0x1.822dbcp-27f}, {0x1.dfc974p+0f, -0x1.908c94p-25f}, {0x1.ea4afap+0f, 0x1.52486cp-27f}, {0x1.f50766p+0f, -0x1.246ebp-26f}};
 
-/// exp(x) to about 2^-44, as `mantissa` * 2^exponent. Near x = 0, mantissa - 1 is that precise too: mantissa.high is 1 and
-/// mantissa.low is x.
+/// exp(x) to about 2^-44, as `mantissa` * `scale`, a power of two; a scale of 0 where exp(x) is below the normal numbers, and
+/// an infinite one where it is above. Near x = 0, mantissa - 1 is that precise too: mantissa.high is 1 and mantissa.low is x.
 struct PreciseExp {
   Pair mantissa;
-  int exponent;
+  float scale;
 };
+
+/// `x`, or the nearer end of what exp can tell apart: exponents from -127 to 128. NaN stays NaN.
+DEVICE float within_exp(float x) {
+  asm("max.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(-88.0f));
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(x) : "f"(88.75f));
+  return x;
+}
 
 /// Computes PreciseExp. x is cut into j * ln(2) / 32 and a rest h below 0.011; exp(h) - 1 takes three exact terms and a short
 /// polynomial, and each lane of the warp keeps one entry of the table 2^(k/32), which is looked up by shuffles.
@@ -168,18 +190,15 @@ class PreciseExpTable {
     if (used) entry = __ldg(kRootsOfTwo + (threadIdx.y * blockDim.x + threadIdx.x) % 32);
   }
 
-  /// All 32 lanes of the warp must call. |x| is taken to be at most 176, beyond which f32 has nothing to tell. NaN stays NaN.
+  /// All 32 lanes of the warp must call. NaN stays NaN.
   DEVICE PreciseExp exp(float x) const {
-    x = x > 176.0f ? 176.0f : x;
-    x = x < -176.0f ? -176.0f : x;
-    const float kToInteger = 12582912.0f;  // 1.5 * 2^23
+    x = within_exp(x);
+    const float kToInteger = 12582912.0f;  // 1.5 * 2^23: adding it leaves j in the low bits, with nothing but zeros up to bit 22
     const float shifted = __fmaf_rn(x, 0x1.715476p+5f, kToInteger);
-    const int j = __float_as_int(shifted) - __float_as_int(kToInteger);
+    const uint32_t j = __float_as_uint(shifted);
     const float n = __fsub_rn(shifted, kToInteger);
-    // ln(2) / 32 in three parts; the first has 11 bits, so that n * part and the difference are exact.
-    const Pair second = two_product(n, 0x1.217f7ep-17f);
-    const Pair h = two_sum(__fmaf_rn(-n, 0x1.62cp-6f, x), -second.high);
-    const float h_low = __fsub_rn(h.low, __fmaf_rn(n, -0x1.c610cap-42f, second.low));
+    // ln(2) / 32 in two parts. x less n times the first is exact: it has no bits below both 2^-24 of x and 2^-29.
+    const Pair h = fast_two_sum(__fmaf_rn(-n, 0x1.62e43p-6f, x), __fmul_rn(-n, -0x1.05c61p-34f));
     const Pair square = two_product(h.high, h.high);
     const float cubic = __fmul_rn(
         __fmul_rn(h.high, square.high),
@@ -187,12 +206,14 @@ class PreciseExpTable {
     // expm1(h) = h + h^2 / 2 + cubic
     const Pair minus_one = fast_two_sum(h.high, 0.5f * square.high);
     const float minus_one_low = __fadd_rn(
-        minus_one.low, __fadd_rn(__fmaf_rn(h.high, h_low, __fmaf_rn(0.5f, square.low, h_low)), cubic));
-    const Pair root = {__shfl_sync(0xffffffffu, entry.x, j & 31), __shfl_sync(0xffffffffu, entry.y, j & 31)};
+        minus_one.low, __fadd_rn(__fmaf_rn(h.high, h.low, __fmaf_rn(0.5f, square.low, h.low)), cubic));
+    // A shuffle takes the lane modulo 32.
+    const Pair root = {__shfl_sync(0xffffffffu, entry.x, j), __shfl_sync(0xffffffffu, entry.y, j)};
     const Pair product = two_product(root.high, minus_one.high);
     const Pair mantissa = fast_two_sum(root.high, product.high);
     const float low = __fmaf_rn(root.high, minus_one_low, __fmaf_rn(root.low, minus_one.high, __fadd_rn(root.low, product.low)));
-    return {{mantissa.high, __fadd_rn(mantissa.low, low)}, j >> 5};
+    const float scale = __uint_as_float(((j & ~31u) << 18) + (127u << 23));  // 2^(j / 32, rounded down)
+    return {{mantissa.high, __fadd_rn(mantissa.low, low)}, scale};
   }
 
  private:

@@ -19,7 +19,7 @@ struct SumOf {
 };
 template <>
 struct SumOf<F32> {
-  using Growing = Triple;
+  using Growing = LongSum;
   using Settled = Triple;
 };
 template <class T>
@@ -92,18 +92,15 @@ class Gradient {
 
   DEVICE float exact_log_difference(float y, float dy, const Triple& sum) const {
     const PreciseExp p = table.exp(y);
-    // p * sum = 2^exponent * (product + rest). The exponent is applied in two steps, since it may be below that of f32.
-    const Pair product = two_product(p.mantissa.high, sum.high);
-    const float rest = __fmaf_rn(p.mantissa.low, sum.high, __fmaf_rn(p.mantissa.high, sum.low, product.low));
-    const int half = p.exponent >> 1;
-    const float first = power_of_two(half), second = power_of_two(p.exponent - half);
-    const Pair difference = two_sum(dy, -(product.high * first * second));
-    const float exact = __fadd_rn(difference.high, __fsub_rn(difference.low, rest * first * second));
+    const float high = __fmul_rn(sum.high, p.scale), low = __fmul_rn(sum.low, p.scale);
+    const Pair product = two_product(p.mantissa.high, high);
+    const float rest = __fmaf_rn(p.mantissa.low, high, __fmaf_rn(p.mantissa.high, low, product.low));
+    // Where the two cancel their difference is exact.
+    const float difference = __fsub_rn(dy, product.high);
     // An infinite difference has no low part.
-    return fabsf(difference.high) < INFINITY ? exact : difference.high;
+    return fabsf(difference) < INFINITY ? __fsub_rn(difference, rest) : difference;
   }
 
-  static DEVICE float power_of_two(int n) { return __int_as_float((n + 127) << 23); }
   static DEVICE bool hidden(float y) { return kLog ? y == -INFINITY : y == 0.0f; }
 
   const float scale, scale_rest;

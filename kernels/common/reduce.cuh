@@ -39,7 +39,7 @@ struct Larger {
 struct Sum {
   DEVICE WeightSum operator()(WeightSum a, WeightSum b) const { return add(a, b); }
   DEVICE double operator()(double a, double b) const { return a + b; }
-  DEVICE Triple operator()(Triple a, Triple b) const { return add(a, b); }
+  DEVICE LongSum operator()(LongSum a, LongSum b) const { return add(a, b); }
 };
 
 DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
@@ -47,8 +47,8 @@ DEVICE double shuffle_xor(double value, int mask) { return __shfl_xor_sync(0xfff
 DEVICE WeightSum shuffle_xor(WeightSum value, int mask) {
   return WeightSum::of(shuffle_xor(value.below(), mask), shuffle_xor(value.ties, mask));
 }
-DEVICE Triple shuffle_xor(Triple value, int mask) {
-  return {shuffle_xor(value.high, mask), shuffle_xor(value.low, mask), shuffle_xor(value.lowest, mask)};
+DEVICE LongSum shuffle_xor(LongSum value, int mask) {
+  return {shuffle_xor(value.high, mask), Words::of(shuffle_xor(value.lost.value(), mask))};
 }
 
 /// Combines the values of each group of `kLanes` (a power of two up to 32) neighbouring lanes of a warp.

@@ -7,14 +7,13 @@
 /// What a set of weights relative to its maximum adds up to, in two parts, so that a sum close to 1 keeps its digits:
 /// `ties` counts the weights that are exactly 1 (the maximum and its equals), `below` is the sum of all others.
 ///
-/// `below` is a double: in f32 every merge of two sums would cost half a unit in the last place of the logarithm. It is kept as
-/// two words, so that the struct has no padding and its three words lie in shared memory without bank conflicts.
+/// `below` is a double: in f32 every merge of two sums would cost half a unit in the last place of the logarithm.
 struct WeightSum {
   float ties;
-  int low, high;
+  Words below_words;
 
-  static DEVICE WeightSum of(double below, float ties) { return {ties, __double2loint(below), __double2hiint(below)}; }
-  DEVICE double below() const { return __hiloint2double(high, low); }
+  static DEVICE WeightSum of(double below, float ties) { return {ties, Words::of(below)}; }
+  DEVICE double below() const { return below_words.value(); }
 
   /// The sum of the same set relative to another maximum, relative to which the present one weighs `weight`.
   DEVICE WeightSum relative_to(float weight) const { return weight == 1.0f ? *this : of((below() + ties) * weight, 0.0f); }

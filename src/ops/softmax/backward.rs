@@ -101,8 +101,8 @@ pub fn softmin_backward_into<'a, 'x, T: Float>(
 /// f32 within 8 units in the last place: the exponential keeps its rounding error too. f16 and bf16 within 0.51 plus 2^-21 of
 /// the larger of `|dy[i]|` and `|exp(y[i]) * sum(dy[j])|`, divided by tau, which shows only where these two cancel: their
 /// exponential is the hardware's. Nothing cancels at a confident winner, whose `exp(y) - 1` is computed as such: `y` near 0
-/// gives a gradient as small as it must be, and exactly 0 for `y = 0` and `dy = sum(dy[j])`. Where `y` is -inf the gradient is
-/// exactly 0, whatever `dy` holds.
+/// gives a gradient as small as it must be, and exactly 0 for `y = 0` and `dy = sum(dy[j])`. An `exp(y[i])` below 2^-126 is
+/// taken for 0. Where `y` is -inf the gradient is exactly 0, whatever `dy` holds.
 ///
 /// # Errors
 /// As [`softmax_backward`].
