@@ -7,14 +7,17 @@ limit=$((48 << 20))
 bundle=target/gpu-bundle
 command -v xz >/dev/null || { echo "tools/bundle.sh: xz is missing (Debian: apt install xz-utils)" >&2; exit 1; }
 rm -rf "$bundle" "$bundle.tar.xz"
-mkdir -p "$bundle/tests" "$bundle/benches"
+mkdir -p "$bundle/tests" "$bundle/benches" "$bundle/conformance"
 
 # Without line information the images, which every program carries, are half as large.
 export CARGO_PROFILE_RELEASE_DEBUG=0
-${CARGO:-cargo} test -p sumexp --release --lib --tests --benches --no-run 2>"$bundle/build.log" || {
-    cat "$bundle/build.log" >&2
-    exit 1
-}
+for what in "-p sumexp --lib --tests --benches" "-p softgpu --test conformance"; do
+    # The words of $what are arguments. shellcheck disable=SC2086
+    ${CARGO:-cargo} test --release --no-run $what 2>>"$bundle/build.log" || {
+        cat "$bundle/build.log" >&2
+        exit 1
+    }
+done
 # "  Executable tests/softmax.rs (target/release/deps/softmax-0123456789abcdef)" becomes "tests/softmax.rs target/...".
 sed -n 's/^ *Executable \(unittests \)\{0,1\}\([^ ]*\) (\(.*\))$/\2 \3/p' "$bundle/build.log" >"$bundle/executables.txt"
 while read -r source program; do
@@ -24,12 +27,14 @@ while read -r source program; do
     # These read the sources or run the compiler, and know no GPU.
     tests/house.rs | tests/build_script.rs | tests/compile_fail.rs) continue ;;
     benches/*) folder=benches ;;
+    # The software GPU's programs of one instruction, which record what a real one answers.
+    conformance/*) folder=conformance ;;
     *) folder=tests ;;
     esac
     strip -o "$bundle/$folder/$name" "$program"
 done <"$bundle/executables.txt"
 rm "$bundle/executables.txt" "$bundle/build.log"
-[ -e "$bundle/tests/softmax" ] || { echo "tools/bundle.sh: no test was built" >&2; exit 1; }
+[ -e "$bundle/tests/softmax" ] && [ -e "$bundle/conformance/conformance" ] || { echo "tools/bundle.sh: no test was built" >&2; exit 1; }
 
 cp tools/bundle_run.sh "$bundle/run"
 git describe --always --dirty >"$bundle/revision.txt" 2>/dev/null || echo unknown >"$bundle/revision.txt"

@@ -1,17 +1,19 @@
 #!/bin/sh
 # Runs the tests and benchmarks of this bundle on this machine's GPU and writes results.json beside itself.
-# `./run` does all, `./run tests` or `./run bench` one section; further words filter the benchmarks.
+# `./run` does all, `./run tests`, `./run bench` or `./run conformance` one section; further words filter the benchmarks.
+# `conformance` writes what this GPU answers into goldens/.
 set -u
 cd "$(dirname "$0")" || exit 1
 section=${1:-all}
 [ $# -gt 0 ] && shift
-case $section in all | tests | bench) ;; *)
-    echo "run: \"$section\" is not one of all, tests, bench" >&2
+case $section in all | tests | bench | conformance) ;; *)
+    echo "run: \"$section\" is not one of all, tests, bench, conformance" >&2
     exit 2
     ;;
 esac
 # Never the software GPU, and no environment of a build.
 export SUMEXP_TEST_DEVICE=cuda SUMEXP_BENCH_JSON="$PWD/bench.jsonl" CRITERION_HOME="$PWD/criterion"
+export SOFTGPU_CONFORMANCE_DEVICE=cuda SOFTGPU_CONFORMANCE_WRITE="$PWD/goldens"
 unset SUMEXP_BENCH_DEVICE
 rm -f bench.jsonl tests.jsonl
 failed=0
@@ -20,10 +22,10 @@ text() { # as the inside of a JSON string
     tr -d '\000-\037' | sed 's/\\/\\\\/g; s/"/\\"/g'
 }
 
-run_tests() {
-    for program in tests/*; do
+run_tests() { # every program of a folder
+    for program in "$1"/*; do
         name=$(basename "$program")
-        echo "== tests: $name"
+        echo "== $1: $name"
         start=$(date +%s)
         "$program" --test-threads 4 >"$name.log" 2>&1
         code=$?
@@ -44,8 +46,9 @@ run_bench() {
     done
 }
 
-[ "$section" = bench ] || run_tests
-[ "$section" = tests ] || run_bench "$@"
+case $section in all | tests) run_tests tests ;; esac
+case $section in all | conformance) run_tests conformance ;; esac
+case $section in all | bench) run_bench "$@" ;; esac
 
 list() { # the lines of a file, if it exists, as the elements of a JSON array
     [ ! -e "$1" ] || sed '$!s/$/,/' "$1"

@@ -2,9 +2,12 @@
 //! it names test what they are said to test.
 
 mod common;
+#[path = "../conformance/table.rs"]
+mod table;
 
 use common::Machine;
 use std::path::Path;
+use table::{List, expand, lists};
 
 /// Registers and memory that the forms use; every register has a value, every byte was written.
 fn kernel(body: &str) -> String {
@@ -65,37 +68,10 @@ ZERO:
     )
 }
 
-/// Each of a form's variants: `a<b/c>d` is `abd` and `acd`.
-fn expand(form: &str) -> Vec<String> {
-    let Some(start) = form.find('<') else { return vec![form.to_string()] };
-    let end = start + form[start..].find('>').expect("an alternative ends");
-    let tails = expand(&form[end + 1..]);
-    let parts = form[start + 1..end].split('/');
-    parts.flat_map(|part| tails.iter().map(move |tail| format!("{}{part}{tail}", &form[..start]))).collect()
-}
-
-/// The lists of FORMS.md: heading, file that tests them, forms.
-fn lists() -> Vec<(String, Option<String>, Vec<String>)> {
-    let text = include_str!("../FORMS.md");
-    let (mut heading, mut file, mut lists) = (String::new(), None, Vec::new());
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
-        if let Some(title) = line.strip_prefix("## ") {
-            (heading, file) = (title.to_string(), None);
-        } else if let Some(name) = line.strip_prefix("Tested in `") {
-            file = Some(name.trim_end_matches("`:").to_string());
-        } else if line == "```ptx" {
-            let forms = lines.by_ref().take_while(|line| *line != "```").map(str::to_string).collect();
-            lists.push((heading.clone(), file.clone(), forms));
-        }
-    }
-    lists
-}
-
 #[test]
 fn every_listed_form_decodes_and_runs() {
     let (mut count, mut broken) = (0, Vec::new());
-    for (heading, _, forms) in lists().iter().filter(|(heading, ..)| heading != "Not implemented") {
+    for List { heading, forms, .. } in lists().iter().filter(|list| list.heading != "Not implemented") {
         for form in forms.iter().flat_map(|form| expand(form)) {
             count += 1;
             let text = kernel(&form);
@@ -127,7 +103,7 @@ fn every_listed_form_decodes_and_runs() {
 #[test]
 fn every_missing_form_stops_with_its_name() {
     let mut count = 0;
-    for (_, _, forms) in lists().iter().filter(|(heading, ..)| heading == "Not implemented") {
+    for List { forms, .. } in lists().iter().filter(|list| list.heading == "Not implemented") {
         for form in forms.iter().flat_map(|form| expand(form)) {
             count += 1;
             let text = kernel(&format!(".loc 1 42 5\n{form}")) + "\n.file 1 \"kernels/some.cu\"\n";
@@ -147,7 +123,7 @@ fn every_missing_form_stops_with_its_name() {
 fn the_named_tests_exist() {
     let mut missing = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (heading, file, forms) in lists().into_iter().filter(|(heading, ..)| heading != "Not implemented") {
+    for List { heading, file, forms } in lists().into_iter().filter(|list| list.heading != "Not implemented") {
         let file = file.unwrap_or_else(|| panic!("{heading}: no file is named"));
         let text = std::fs::read_to_string(root.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         for form in forms.iter().flat_map(|form| expand(form)) {

@@ -82,12 +82,13 @@ ops! {
     TESTP_FINITE_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| m < 0x7f80_0000); finish(warp, inst, mask, t) };
     TESTP_INFINITE_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| m == 0x7f80_0000); finish(warp, inst, mask, t) };
     TESTP_NAN_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| m > 0x7f80_0000); finish(warp, inst, mask, t) };
-    TESTP_NORMAL_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| (0x0080_0000..0x7f80_0000).contains(&m)); finish(warp, inst, mask, t) };
+    // Zeros count as normal.
+    TESTP_NORMAL_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| m == 0 || (0x0080_0000..0x7f80_0000).contains(&m)); finish(warp, inst, mask, t) };
     TESTP_SUBNORMAL_F32 = |warp, _, inst, mask| { let t = classify_f32(warp, inst, |m| (1..0x0080_0000).contains(&m)); finish(warp, inst, mask, t) };
     TESTP_FINITE_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| m < INFINITY_F64); finish(warp, inst, mask, t) };
     TESTP_INFINITE_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| m == INFINITY_F64); finish(warp, inst, mask, t) };
     TESTP_NAN_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| m > INFINITY_F64); finish(warp, inst, mask, t) };
-    TESTP_NORMAL_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| (1 << 52..INFINITY_F64).contains(&m)); finish(warp, inst, mask, t) };
+    TESTP_NORMAL_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| m == 0 || (1 << 52..INFINITY_F64).contains(&m)); finish(warp, inst, mask, t) };
     TESTP_SUBNORMAL_F64 = |warp, _, inst, mask| { let t = classify_f64(warp, inst, |m| (1..1 << 52).contains(&m)); finish(warp, inst, mask, t) };
 }
 

@@ -204,7 +204,7 @@ fn classes_of_floats() {
                     "infinite" => exponent == top && below == 0,
                     "number" => !(exponent == top && below != 0),
                     "notanumber" => exponent == top && below != 0,
-                    "normal" => exponent != 0 && exponent != top,
+                    "normal" => exponent != top && (exponent != 0 || below == 0),
                     _ => exponent == 0 && below != 0,
                 })
             });

@@ -1,0 +1,38 @@
+//! The table of forms, read from FORMS.md.
+
+/// Each of a form's variants: `a<b/c>d` is `abd` and `acd`.
+pub fn expand(form: &str) -> Vec<String> {
+    let Some(start) = form.find('<') else { return vec![form.to_string()] };
+    let end = start + form[start..].find('>').expect("an alternative ends");
+    let tails = expand(&form[end + 1..]);
+    let parts = form[start + 1..end].split('/');
+    parts.flat_map(|part| tails.iter().map(move |tail| format!("{}{part}{tail}", &form[..start]))).collect()
+}
+
+/// One list of FORMS.md.
+pub struct List {
+    /// The heading above it.
+    pub heading: String,
+    /// The file that tests its forms.
+    pub file: Option<String>,
+    /// The forms as written.
+    pub forms: Vec<String>,
+}
+
+/// All lists of FORMS.md.
+pub fn lists() -> Vec<List> {
+    let text = include_str!("../FORMS.md");
+    let (mut heading, mut file, mut lists) = (String::new(), None, Vec::new());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(title) = line.strip_prefix("## ") {
+            (heading, file) = (title.to_string(), None);
+        } else if let Some(name) = line.strip_prefix("Tested in `") {
+            file = Some(name.trim_end_matches("`:").to_string());
+        } else if line == "```ptx" {
+            let forms = lines.by_ref().take_while(|line| *line != "```").map(str::to_string).collect();
+            lists.push(List { heading: heading.clone(), file: file.clone(), forms });
+        }
+    }
+    lists
+}
