@@ -36,8 +36,12 @@ fn symbol(name: &str) -> Option<*mut c_void> {
     (!address.is_null()).then_some(address)
 }
 
-/// Entries that have been revised are exported under their newest name.
-fn find_entry(name: &str) -> Option<*mut c_void> {
+/// Entries that have been revised are exported under their newest name; `version` is the release that the caller knows.
+fn find_entry(name: &str, version: i32) -> Option<*mut c_void> {
+    // The one entry whose newest form has a name of its own.
+    if name == "cuGraphInstantiate" && version >= 12_000 {
+        return symbol("cuGraphInstantiateWithFlags");
+    }
     ["_v4", "_v3", "_v2", ""].iter().find_map(|version| symbol(&format!("{name}{version}")))
 }
 
@@ -55,9 +59,9 @@ entry! {
     ) {
         const FOUND: u32 = 0;
         const NOT_FOUND: u32 = 1;
-        let _ = (version, flags);
+        let _ = flags;
         let name = name.text(call)?;
-        match find_entry(&name) {
+        match find_entry(&name, version) {
             Some(address) => {
                 status.set_if_wanted(FOUND);
                 out.set(call, address)
