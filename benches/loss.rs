@@ -1,10 +1,13 @@
-//! Cross-entropy: GB/s over element types and numbers of classes, forward and backward.
+//! The losses: GB/s over element types and numbers of classes, forward and backward.
 
 mod common;
 
 use common::tests::random::Random;
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
+use sumexp::{
+    BinaryCrossEntropy, binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
+};
 use sumexp::{
     CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Float, Reduction, Result, Tensor, bf16, f16,
 };
@@ -26,6 +29,25 @@ fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine)
     for classes in CLASSES {
         cross_entropy_of::<T>(criterion, machine, machine.rows::<T>(classes), classes);
     }
+    binary_cross_entropy_of::<T>(criterion, machine, &[machine.rows::<T>(1024), 1024]);
+}
+
+/// The mean over all elements, and its gradient.
+fn binary_cross_entropy_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, dims: &[usize; 2]) {
+    let device = &machine.device;
+    let case = |op| Case { machine, op, shape: format!("{dims:?}") };
+    let mut random = Random::new(5);
+    let happens: Vec<T> = (0..dims[0] * dims[1]).map(|_| T::from_f64(random.below(2) as f64)).collect();
+    let targets = Tensor::from_slice(device, dims, &happens).expect("memory for the targets");
+    let options = BinaryCrossEntropy::default();
+    let mut operands = Operands::of(vec![normal::<T>(device, dims, 1), targets]);
+    case("binary_cross_entropy").measure(criterion, &operands, &[], |o, loss| {
+        binary_cross_entropy_with_logits_into(&o.x[0], &o.x[1], &options, loss)
+    });
+    operands.f32 = vec![normal(device, &[], 4)];
+    case("binary_cross_entropy_backward").measure(criterion, &operands, dims, |o, dlogits| {
+        binary_cross_entropy_with_logits_backward_into(&o.x[0], &o.x[1], &o.f32[0], &options, dlogits)
+    });
 }
 
 /// What the forward pass writes beside the losses.

@@ -208,7 +208,7 @@ DEVICE void cross_entropy_backward_columns(const CrossEntropyBackwardParams& p) 
   }
 }
 
-constexpr int kCollectors = 256;
+constexpr int kCollectors = SUMEXP_LOSS_THREADS;
 
 extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __grid_constant__ LossCollectParams p) {
   __shared__ MergeSlots<double, kCollectors> for_sum;
@@ -259,10 +259,10 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __gr
   sum = row_reduce<kCollectors>(sum, Sum(), for_sum);
   if (threadIdx.x != 0) return;
 
-  *p.count = static_cast<int64_t>(count);
+  if (p.count != nullptr) *p.count = static_cast<int64_t>(count);
   const float counts = static_cast<float>(count);
   // A mean over nothing is 0, and so are its gradients.
-  *p.weight = p.reduction != REDUCTION_MEAN ? 1.0f : count == 0 ? 0.0f : 1.0f / counts;
+  if (p.weight != nullptr) *p.weight = p.reduction != REDUCTION_MEAN ? 1.0f : count == 0 ? 0.0f : 1.0f / counts;
   if (p.reduction != REDUCTION_NONE) {
     const float total = static_cast<float>(sum);
     *p.loss = p.reduction == REDUCTION_SUM ? total : count == 0 ? 0.0f : total / counts;

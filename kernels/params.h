@@ -214,6 +214,9 @@ typedef struct {
 /// Positions that one block of the collecting kernel adds up.
 #define SUMEXP_LOSS_CHUNK 4096
 
+/// Threads of a block of the kernels that add losses up.
+#define SUMEXP_LOSS_THREADS 256
+
 /// What one block of the collecting kernel found.
 typedef struct {
   /// Sum of the losses, +inf or NaN included: every sum of so many f32 is within 2^-40 of the exact one.
@@ -253,9 +256,9 @@ typedef struct {
   uint64_t classes;
   /// f32, one number: the sum of the losses, or their mean. Null for REDUCTION_NONE.
   float *loss;
-  /// i64, one number: how many targets are not ignored.
+  /// i64, one number: how many losses count. Null if nobody asks.
   int64_t *count;
-  /// f32, one number: what backward multiplies by. For a mean 1 / count, or 0 if nothing counts; else 1.
+  /// f32, one number: what backward multiplies by. For a mean 1 / count, or 0 if nothing counts; else 1. Null if nobody asks.
   float *weight;
   /// Where the first bad target is reported.
   ErrorRecord *record;
@@ -296,5 +299,49 @@ typedef struct {
   uint32_t upstream_units;
   uint32_t output_units;
 } SigmoidParams;
+
+/// Elements that one thread of the binary cross-entropy kernels holds at a time; blocks walk through SUMEXP_LOSS_CHUNK elements.
+#define SUMEXP_BINARY_UNIT 4
+
+/// Binary cross-entropy of every element.
+typedef struct {
+  ElementRows rows;
+  Operand logits;
+  /// Probabilities that the event happens, of the logits' type.
+  Operand targets;
+  /// f32: what the loss of an element is multiplied by, and the part of it in which the event happens. Null: 1.
+  Operand weight;
+  Operand pos_weight;
+  /// f32, contiguous, one per element; null if they are only added up.
+  float *losses;
+  /// LossPartial, one per chunk of elements; null if they stay apart.
+  void *partials;
+  /// Whether every unit lies in aligned contiguous memory (0 or 1 each).
+  uint32_t logit_units;
+  uint32_t target_units;
+  uint32_t loss_units;
+  uint32_t reserved;
+} BinaryForwardParams;
+
+/// Gradient of the logits.
+typedef struct {
+  ElementRows rows;
+  Operand logits;
+  Operand targets;
+  Operand weight;
+  Operand pos_weight;
+  /// f32: gradient of the losses; of one common loss, with strides of 0.
+  Operand upstream;
+  /// Contiguous, of the logits' type.
+  void *output;
+  /// As in BinaryForwardParams.
+  uint32_t logit_units;
+  uint32_t target_units;
+  uint32_t upstream_units;
+  uint32_t output_units;
+  /// What every upstream gradient is multiplied by: 1 / elements for a mean, else 1.
+  float scale;
+  uint32_t reserved;
+} BinaryBackwardParams;
 
 #endif

@@ -59,7 +59,9 @@ pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use ops::loss::{
-    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets, cross_entropy,
+    BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets,
+    binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,
+    binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into, cross_entropy,
     cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
 };
 pub use ops::sigmoid::{

@@ -28,8 +28,8 @@ class Logistic {
     }
   }
 
-  DEVICE float sigmoid() const { return x >= 0.0f ? inverse.high : small(1.0f); }
-  /// sigmoid(-x) * factor.
+  /// sigmoid(x) * factor, and sigmoid(-x) * factor.
+  DEVICE float sigmoid(float factor = 1.0f) const { return x >= 0.0f ? inverse.high * factor : small(factor); }
   DEVICE float sigmoid_of_negated(float factor) const { return x < 0.0f ? inverse.high * factor : small(factor); }
   /// sigmoid(x) * sigmoid(-x) * factor: the derivative of the sigmoid times a gradient.
   DEVICE float slope(float factor) const { return small(inverse.high * factor); }

@@ -41,6 +41,16 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// Losses of single elements, or their sums by chunks.
+    BinaryCrossEntropyForward {
+        /// Of the logits.
+        dtype: DType,
+    },
+    /// Gradient of the logits of single elements.
+    BinaryCrossEntropyBackward {
+        /// Of the logits.
+        dtype: DType,
+    },
     /// sigmoid, log-sigmoid and their gradients.
     Sigmoid {
         /// Of the arguments.
@@ -87,6 +97,8 @@ impl KernelId {
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
+            Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
+            Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
@@ -102,6 +114,7 @@ impl KernelId {
                 (SoftmaxForm::Rows(_), Self::SoftmaxForward { .. }) => "softmax_forward",
                 (SoftmaxForm::Rows(_), _) => "softmax_backward",
             },
+            Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
             Self::Sigmoid { .. } => "sigmoid",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
@@ -123,8 +136,11 @@ impl KernelId {
             let backward = softmax_forms(softmax::BACKWARD).map(move |form| Self::SoftmaxBackward { dtype, form });
             forward.chain(backward)
         });
-        let sigmoids = FLOATS.map(|dtype| Self::Sigmoid { dtype });
-        softmaxes.chain(losses).chain(sigmoids).chain([Self::LossCollect, Self::LossFinish])
+        let of_elements = FLOATS.into_iter().flat_map(|dtype| {
+            let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
+            binary.into_iter().chain([Self::Sigmoid { dtype }])
+        });
+        softmaxes.chain(losses).chain(of_elements).chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

@@ -27,6 +27,9 @@ pub const CHUNK: u64 = 4096;
 /// Threads of a block of the two kernels that add the losses up.
 pub const COLLECT_THREADS: u32 = 256;
 
+/// Elements that one thread of the binary cross-entropy kernels holds at a time.
+pub const BINARY_UNIT: u64 = 4;
+
 /// How the gradient is cut into threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backward {
@@ -71,6 +74,16 @@ pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType) -> Backward {
     let piece = smallest(&BACKWARD, classes, dtype);
     let pieces = classes.div_ceil(piece.capacity(dtype));
     Backward::Rows { piece, pieces, blocks: (rows * pieces).div_ceil(piece.groups()).min(MAX_BLOCKS) }
+}
+
+/// Blocks of the forward kernel of binary cross-entropy, each for one chunk of elements at a time.
+pub fn binary_chunks(elements: u64) -> u64 {
+    chunks(elements).min(MAX_BLOCKS)
+}
+
+/// Blocks of the backward kernel of binary cross-entropy.
+pub fn binary_backward(elements: u64) -> u64 {
+    elements.div_ceil(BINARY_UNIT).div_ceil(u64::from(COLLECT_THREADS)).min(MAX_BLOCKS)
 }
 
 /// Blocks of the collecting kernel, one per chunk of rows.
@@ -119,6 +132,8 @@ mod tests {
         let long = backward(50_257, 3, 1, DType::F32);
         assert_eq!(long, Backward::Rows { piece: BACKWARD[2], pieces: 13, blocks: 39 });
         assert_eq!(backward(19, 1000, 10, DType::F16), Backward::Columns { pieces: 2, blocks: 8 });
+        assert_eq!((binary_chunks(4097), binary_chunks(u64::MAX / 8)), (2, MAX_BLOCKS));
+        assert_eq!((binary_backward(1), binary_backward(1025), binary_backward(u64::MAX / 8)), (1, 2, MAX_BLOCKS));
         assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));
     }
 }

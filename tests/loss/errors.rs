@@ -1,8 +1,9 @@
 //! Bad input of the losses: a typed error of one sentence, on the host before anything is computed.
 
 use sumexp::{
-    CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Error, Reduction, Tensor, cross_entropy,
-    cross_entropy_backward, cross_entropy_into,
+    BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Error, Reduction, Tensor,
+    binary_cross_entropy_with_logits as bce, binary_cross_entropy_with_logits_backward as bce_backward,
+    binary_cross_entropy_with_logits_into as bce_into, cross_entropy, cross_entropy_backward, cross_entropy_into,
 };
 
 use crate::common::device::devices;
@@ -163,4 +164,37 @@ fn the_first_bad_target_is_reported() {
     let to = Tensor::from_slice(&device, &[10_000], &to).unwrap();
     cross_entropy(&logits, Dim::LAST, &to, &CrossEntropy::default()).unwrap();
     refused(device.check(), "cross_entropy: target 66 in row 4499 is not a class: there are 2 classes");
+}
+
+#[test]
+fn binary_operands_that_do_not_fit() {
+    for device in devices() {
+        let (x, other, one) = (floats(&device, &[2, 3]), floats(&device, &[3, 2]), floats(&device, &[]));
+        let options = BinaryCrossEntropy::default();
+        let op = "binary_cross_entropy_with_logits";
+        refused(bce(&x, &other, &options), &format!("{op}: shapes differ: [3, 2] in targets, [2, 3] in logits"));
+        for (weight, pos_weight, name) in
+            [(Some(other.view()), None, "weight"), (None, Some(other.view()), "pos_weight")]
+        {
+            let options = BinaryCrossEntropy { weight, pos_weight, ..options };
+            refused(bce(&x, &x, &options), &format!("{op}: {name} of shape [3, 2] does not broadcast to [2, 3]"));
+        }
+        let text = format!("{op}_backward: shapes differ: [2, 3] in upstream, [] in the loss");
+        refused(bce_backward(&x, &x, &x, &options), &text);
+        let each = BinaryCrossEntropy { reduction: Reduction::None, ..options };
+        let text = format!("{op}_backward: shapes differ: [] in upstream, [2, 3] in the loss");
+        refused(bce_backward(&x, &x, &one, &each), &text);
+        let mut loss = floats(&device, &[2]);
+        let text = format!("{op}: shapes differ: [2] in loss, [] in the loss");
+        refused(bce_into(&x, &x, &options, &mut loss), &text);
+        let mut wide = floats(&device, &[2, 4]);
+        let part = wide.view_mut().slice(Dim::LAST, 0..3).unwrap();
+        let result = bce_into(&x, &x, &each, part);
+        assert!(matches!(result, Err(Error::NotContiguous { output: "loss", .. })), "{result:?}");
+    }
+    let (here, there) = (floats(&Device::cpu(), &[2, 3]), floats(&gpu(), &[2, 3]));
+    let options = BinaryCrossEntropy { weight: Some(there.view()), ..BinaryCrossEntropy::default() };
+    for result in [bce(&here, &there, &BinaryCrossEntropy::default()), bce(&here, &here, &options)] {
+        assert!(matches!(result, Err(Error::DifferentDevices { .. })), "{result:?}");
+    }
 }

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod binary_cross_entropy;
 mod cross_entropy;
 mod errors;
 mod rounds;

@@ -1,28 +1,18 @@
 //! Cross-entropy on class targets, from logits.
 
 use super::super::check;
+use super::reduction::Reduction;
 use super::targets::{Targets, each};
+use super::write;
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::loss::cross_entropy_forward as launch_forward;
-use crate::kernels::loss::{Call, ClassTargets, Outputs, Reduce, cross_entropy_backward as launch_backward};
+use crate::kernels::loss::{Call, ClassTargets, Outputs, cross_entropy_backward as launch_backward};
 use crate::reference::cross_entropy::{Batch, Index};
 use crate::reference::{self, Operand, Output, Sum};
 use crate::shape::{Dim, Layout, Rows, Shape};
 use crate::tensor::{Lse, Tensor, View, ViewMut};
-
-/// What becomes of the losses of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reduction {
-    /// One loss per row.
-    None,
-    /// Their sum.
-    Sum,
-    /// Their sum, divided by the number of rows that count; 0 if none does.
-    #[default]
-    Mean,
-}
 
 /// Options of [`cross_entropy`].
 ///
@@ -308,12 +298,7 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
             return each!(&self.targets, view => self.forward_on_host(view, &mut outputs));
         }
         let CrossEntropyInto { loss, lse, count, saved } = outputs;
-        let reduce = match self.options.reduction {
-            Reduction::None => Reduce::None,
-            Reduction::Sum => Reduce::Sum,
-            Reduction::Mean => Reduce::Mean,
-        };
-        launch_forward(&self.call(), reduce, Outputs { loss, lse, count, saved })
+        launch_forward(&self.call(), self.options.reduction.into(), Outputs { loss, lse, count, saved })
     }
 
     fn backward(&self, saved: View<f32>, upstream: View<f32>, mut dlogits: ViewMut<T>) -> Result<()> {
@@ -408,17 +393,4 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
         batch.backward(&rows, |row| f64::from(upstream.at(&rows, row)) * weight, output);
         Ok(())
     }
-}
-
-/// Fills a contiguous output on the host.
-fn write<T: Element>(
-    op: &'static str,
-    name: &'static str,
-    output: &mut ViewMut<T>,
-    values: impl IntoIterator<Item = T>,
-) -> Result<()> {
-    if let Some(data) = output.on_host(op, name)? {
-        data.iter_mut().zip(values).for_each(|(place, value)| *place = value);
-    }
-    Ok(())
 }

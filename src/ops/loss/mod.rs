@@ -1,10 +1,34 @@
 //! Losses: from logits straight to a number per row and its gradient. Probabilities are never written.
 
+mod binary_cross_entropy;
 mod cross_entropy;
+mod reduction;
 mod targets;
 
-pub use cross_entropy::{
-    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, cross_entropy,
-    cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
+pub use binary_cross_entropy::{
+    BinaryCrossEntropy, binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,
+    binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
 };
+pub use cross_entropy::{
+    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, cross_entropy, cross_entropy_backward,
+    cross_entropy_backward_into, cross_entropy_into,
+};
+pub use reduction::Reduction;
 pub use targets::Targets;
+
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::tensor::ViewMut;
+
+/// Fills a contiguous output on the host.
+fn write<T: Element>(
+    op: &'static str,
+    name: &'static str,
+    output: &mut ViewMut<T>,
+    values: impl IntoIterator<Item = T>,
+) -> Result<()> {
+    if let Some(data) = output.on_host(op, name)? {
+        data.iter_mut().zip(values).for_each(|(place, value)| *place = value);
+    }
+    Ok(())
+}

@@ -1,29 +1,21 @@
-//! The launches of the losses.
+//! The launches of cross-entropy.
 
-use super::operand::{Walk, inverse_temperature, temperature, unit_log2};
-use super::params::{
-    CrossEntropyBackwardParams, CrossEntropyForwardParams, ErrorRecord, LossCollectParams, LossFinishParams,
-    LossPartial, REDUCTION_MEAN, REDUCTION_NONE, REDUCTION_SUM, SUMEXP_LOSS_CHUNK, SUMEXP_LOSS_COLUMN_PIECE,
-    TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
+use super::super::operand::{Walk, inverse_temperature, temperature, unit_log2};
+use super::super::params::{
+    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, SUMEXP_LOSS_COLUMN_PIECE, TARGETS_I32,
+    TARGETS_I64, TARGETS_U32, Targets,
 };
-use super::{KernelId, LaunchShape, launch};
+use super::super::{KernelId, launch};
+use super::{Reduce, Sums, finish, partial_sums, shape};
 use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::plan::loss::{self as plan, Backward};
 use crate::shape::{Layout, Rows, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
-use std::ptr;
 
 // What the kernels were compiled with is what the plans count with.
-const _: () = {
-    assert!(SUMEXP_LOSS_CHUNK as u64 == plan::CHUNK);
-    assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
-    assert!(size_of::<LossPartial>() == PARTIAL * size_of::<i64>());
-};
-
-/// Size of a `LossPartial` in elements of the scratch tensor that holds them.
-const PARTIAL: usize = 4;
+const _: () = assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
 
 /// A class target for every row, of one of the integer types.
 #[derive(Clone, Copy)]
@@ -36,17 +28,6 @@ pub(crate) struct ClassTargets<'a> {
     pub(crate) dtype: DType,
     /// Rows with this target do not count.
     pub(crate) ignore_index: Option<i64>,
-}
-
-/// What happens to the losses of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reduce {
-    /// They stay apart.
-    None,
-    /// They are added up.
-    Sum,
-    /// They are added up and divided by the number of rows that count.
-    Mean,
 }
 
 /// A call of cross-entropy, checked: where there are rows there are classes, shapes agree, everything is on one GPU.
@@ -110,10 +91,6 @@ impl<T: Float> Call<'_, T> {
     }
 }
 
-fn shape(blocks: u64, threads: u32) -> LaunchShape {
-    LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
-}
-
 /// Losses, lse, count and saved state. There may be no rows.
 pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mut outputs: Outputs) -> Result<()> {
     let (op, device, rows) = (call.op, call.device(), call.rows.count());
@@ -126,30 +103,16 @@ pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mu
     let mut own = Tensor::<f32>::unfilled(op, device, Shape::new(op, &[own])?)?;
     let losses = if reduce == Reduce::None { loss } else { own.view_mut().address(op, "losses")? };
     let chunks = plan::chunks(rows);
-    let mut partials = Tensor::<i64>::unfilled(op, device, Shape::new(op, &[chunks as usize, PARTIAL])?)?;
+    let mut partials = partial_sums(op, device, chunks)?;
     let partials = partials.view_mut().address(op, "partial sums")?;
     if rows > 0 {
         each_row(call, losses, lse, saved, partials)?;
     }
-    let Some(slot) = device.error_slot(op)? else { return Ok(()) };
-    let params = LossFinishParams {
-        partials: partials as *const _,
-        chunks,
-        classes: call.rows.len,
-        loss: if reduce == Reduce::None { ptr::null_mut() } else { loss as *mut f32 },
-        count: count as *mut i64,
-        weight: (saved + 2 * rows * size_of::<f32>() as u64) as *mut f32,
-        record: slot.address as *mut ErrorRecord,
-        op: slot.op,
-        reduction: match reduce {
-            Reduce::None => REDUCTION_NONE.0,
-            Reduce::Sum => REDUCTION_SUM.0,
-            Reduce::Mean => REDUCTION_MEAN.0,
-        },
-    };
+    let loss = if reduce == Reduce::None { 0 } else { loss };
+    let weight = saved + 2 * rows * size_of::<f32>() as u64;
     // SAFETY: `partials` holds one `LossPartial` per chunk of rows; `loss` (unless null), `count` and the last element of
-    // `saved` are one element each, as the caller checked; the record belongs to the stream of `device`.
-    unsafe { launch(device, KernelId::LossFinish, &shape(1, plan::COLLECT_THREADS), &params) }
+    // `saved` are one element each, as the caller checked.
+    unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: call.rows.len, loss, count, weight }) }
 }
 
 /// Loss, lse and state of every row, and their sums by chunks. Addresses are those of the outputs.
