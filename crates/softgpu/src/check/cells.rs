@@ -1,86 +1,10 @@
 //! What is remembered of each word: who wrote it last, and who read it since.
 
-use super::clocks::{Clocks, WARPS};
-
-/// One access, in 64 bits: step, thread and instruction. Zero is no access. The step stands above everything else, so
-/// that comparing marks compares steps; a mark whose top bit is set is an index into a table.
-pub(super) type Mark = u64;
-
-const TABLE: Mark = 1 << 63;
-const STEP_AT: u32 = 32;
-const STRONG: Mark = 1 << 31;
-/// Several lanes of the warp, of which the mark names one.
-const SEVERAL: Mark = 1 << 30;
-const WARP_AT: u32 = 25;
-const LANE_AT: u32 = 20;
-/// Two bits: the word is shared by this lane alone, by two lanes with a half each, or by four with a byte each.
-const SHARE_AT: u32 = 18;
-const SHARES: Mark = 3 << SHARE_AT;
-const PC: Mark = (1 << SHARE_AT) - 1;
-
-/// Who accesses.
-#[derive(Clone, Copy)]
-pub(super) struct Who {
-    pub(super) warp: u32,
-    pub(super) lane: u32,
-    pub(super) mark: Mark,
-}
-
-impl Who {
-    #[inline(always)]
-    pub(super) fn new(clocks: &Clocks, warp: u32, lane: u32, pc: u32, strong: bool) -> Who {
-        let mark = u64::from(clocks.step(warp)) << STEP_AT
-            | if strong { STRONG } else { 0 }
-            | u64::from(warp % 32) << WARP_AT
-            | u64::from(lane % 32) << LANE_AT
-            | u64::from(pc).min(PC);
-        Who { warp, lane, mark }
-    }
-}
-
-impl Who {
-    /// The thread so many lanes further on.
-    #[inline(always)]
-    pub(super) fn later_lane(self, lanes: u64) -> Who {
-        Who { lane: self.lane + lanes as u32, mark: self.mark + (lanes << LANE_AT), ..self }
-    }
-}
-
-/// The earlier party of a race.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Clash {
-    /// Its warp.
-    pub warp: u32,
-    /// Its lane, or one of several.
-    pub lane: u32,
-    /// Whether several lanes of the warp did the same.
-    pub several: bool,
-    /// Its instruction.
-    pub pc: u32,
-    /// Whether it wrote.
-    pub wrote: bool,
-}
-
-fn clash(mark: Mark, wrote: bool) -> Clash {
-    Clash { warp: warp_of(mark), lane: lane_of(mark), several: mark & SEVERAL != 0, pc: (mark & PC) as u32, wrote }
-}
-
-fn warp_of(mark: Mark) -> u32 {
-    (mark >> WARP_AT) as u32 % 32
-}
-
-fn lane_of(mark: Mark) -> u32 {
-    (mark >> LANE_AT) as u32 % 32
-}
-
-/// Whether an earlier access is ordered before this one, or cannot conflict with it.
-fn settled(clocks: &Clocks, mark: Mark, who: &Who) -> bool {
-    if mark == 0 || mark & who.mark & STRONG != 0 {
-        return true;
-    }
-    let (step, warp) = ((mark >> STEP_AT) as u32, warp_of(mark));
-    step <= clocks.knows(who.warp, warp) || warp == who.warp && mark & SEVERAL == 0 && lane_of(mark) == who.lane
-}
+use super::clocks::WARPS;
+use super::marks::{
+    Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, View, Who, merge, share,
+    step_of, warp_of,
+};
 
 /// Marks of a run of words.
 #[derive(Default)]
@@ -89,6 +13,10 @@ pub(super) struct Cells {
     write: Vec<Mark>,
     /// The read since; or, with the top bit set, the number of a [`Tables::readers`] entry.
     read: Vec<Mark>,
+    /// A read since by another CTA than that of `read`; for device memory.
+    other: Vec<Mark>,
+    /// The launch (by its first step) that last had something in `other`.
+    other_in: u32,
 }
 
 /// What does not fit into a mark.
@@ -98,25 +26,64 @@ pub(super) struct Tables {
     readers: Vec<[Mark; WARPS]>,
     free_readers: Vec<u32>,
     /// Write and read marks of the bytes of a word.
-    bytes: Vec<[(Mark, Mark); 4]>,
+    bytes: Vec<[Marks; 4]>,
     free_bytes: Vec<u32>,
 }
 
+/// The last write, the read since, and the read since by another CTA.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    write: Mark,
+    read: Mark,
+    other: Mark,
+}
+
 impl Cells {
+    /// For a CTA's own memory.
     pub(super) fn new(words: usize) -> Cells {
-        Cells { write: vec![0; words], read: vec![0; words] }
+        Cells { write: vec![0; words], read: vec![0; words], other: Vec::new(), other_in: 0 }
+    }
+
+    /// For memory that all CTAs share.
+    pub(super) fn common(words: usize) -> Cells {
+        Cells { other: vec![0; words], ..Cells::new(words) }
     }
 
     pub(super) fn words(&self) -> usize {
         self.write.len()
     }
 
-    /// Reads or writes of a run of words by consecutive lanes, the first of them `who`. False, with nothing done,
+    /// Whether some word may have been read by two CTAs of this launch.
+    #[inline(always)]
+    fn has_other(&self, view: &View<'_>) -> bool {
+        !self.other.is_empty() && self.other_in == view.old() && self.other_in != 0
+    }
+
+    /// Reads or writes of a run of words by consecutive lanes, the first of them `who`. False, with no mark lost,
     /// unless every earlier access is settled at a glance.
     #[inline(always)]
-    pub(super) fn run(&mut self, first: usize, words: usize, grain: Grain, floor: u32, who: &Who, write: bool) -> bool {
+    pub(super) fn run(
+        &mut self,
+        view: &View<'_>,
+        first: usize,
+        words: usize,
+        grain: Grain,
+        who: &Who,
+        write: bool,
+    ) -> bool {
         let run = first..first + words;
-        if !below(&self.write[run.clone()], floor) || !below(&self.read[run.clone()], floor) {
+        let glance = view.glance(who.warp);
+        let writes = if who.is_promised() { glance.without_own() } else { glance };
+        if !writes.settles_all(&self.write[run.clone()]) {
+            return false;
+        }
+        let reads = &self.read[run.clone()];
+        if write {
+            let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
+            if !clear || self.has_other(view) && !glance.settles_all(&self.other[run.clone()]) {
+                return false;
+            }
+        } else if !glance.settles_all(reads) && !self.set_aside(view, glance, run.clone()) {
             return false;
         }
         let marks = if write { &mut self.write[run] } else { &mut self.read[run] };
@@ -137,12 +104,30 @@ impl Cells {
         true
     }
 
+    /// Keeps the reads of other CTAs before one of this CTA takes their place. False unless all others are settled.
+    fn set_aside(&mut self, view: &View<'_>, glance: Glance, run: std::ops::Range<usize>) -> bool {
+        if self.other.is_empty() {
+            return false;
+        }
+        let (old, from) = (u64::from(view.old()), u64::from(view.clocks.from()));
+        let foreign = |mark: Mark| (mark >> STEP_AT >= old) & (mark >> STEP_AT < from);
+        let reads = &self.read[run.clone()];
+        if !reads.iter().fold(true, |all, mark| all & (glance.settles(*mark) | foreign(*mark))) {
+            return false;
+        }
+        for (other, read) in self.other[run.clone()].iter_mut().zip(reads) {
+            *other = if foreign(*read) { *read } else { *other };
+        }
+        self.other_in = view.old();
+        true
+    }
+
     /// Reads of four words by four lanes `step` apart, or by these and `others` of the warp. False, with nothing done,
     /// unless every earlier write is settled at a glance.
     #[inline(always)]
-    pub(super) fn row(&mut self, first: usize, floor: u32, who: &Who, step: u64, others: bool) -> bool {
-        let run = first..first + 4;
-        if !below(&self.write[run.clone()], floor) || !below(&self.read[run.clone()], floor) {
+    pub(super) fn row(&mut self, view: &View<'_>, first: usize, who: &Who, step: u64, others: bool) -> bool {
+        let (run, glance) = (first..first + 4, view.glance(who.warp));
+        if !glance.settles_all(&self.write[run.clone()]) || !glance.settles_all(&self.read[run.clone()]) {
             return false;
         }
         let mark = who.mark | if others { SEVERAL } else { 0 };
@@ -157,67 +142,94 @@ impl Cells {
     #[inline(always)]
     pub(super) fn touch(
         &mut self,
-        clocks: &Clocks,
+        view: &View<'_>,
         tables: &mut Tables,
         i: usize,
         bytes: u32,
         who: &Who,
         write: Option<bool>,
     ) -> Option<Clash> {
-        let newest = self.write[i].max(self.read[i]);
-        if bytes == 0xF && (newest >> STEP_AT) as u32 <= clocks.floor(who.warp) {
+        let glance = view.glance(who.warp);
+        let easy = if write.is_some() {
+            glance.settles(self.write[i]) & glance.allows_write(self.read[i]) && !self.has_other(view)
+        } else {
+            glance.settles(self.write[i]) & glance.settles(self.read[i]) && !who.is_promised()
+        };
+        if bytes == 0xF && easy {
             let to = if write.is_some() { &mut self.write[i] } else { &mut self.read[i] };
             *to = who.mark;
             return None;
         }
-        self.touch_slowly(clocks, tables, i, bytes, who, write)
+        self.touch_slowly(view, tables, i, bytes, who, write)
     }
 
     #[inline(never)]
     fn touch_slowly(
         &mut self,
-        clocks: &Clocks,
+        view: &View<'_>,
         tables: &mut Tables,
         i: usize,
         bytes: u32,
         who: &Who,
         write: Option<bool>,
     ) -> Option<Clash> {
-        self.tidy(clocks, tables, i, who);
+        self.tidy(view, tables, i, who);
+        let (mut none, common) = (0, !self.other.is_empty());
+        if common && !self.has_other(view) {
+            // What stands there is of an earlier launch.
+            self.other[i] = 0;
+        }
         if self.write[i] & TABLE == 0 {
             let shared = |mark: Mark| mark & TABLE == 0 && mark & SHARES != 0;
             if bytes == 0xF && !shared(self.write[i]) && !shared(self.read[i]) {
-                return tables.access(clocks, &mut self.write[i], &mut self.read[i], who, write);
+                let other = if common { &mut self.other[i] } else { &mut none };
+                let mut marks = Marks { write: self.write[i], read: self.read[i], other: *other };
+                let found = tables.access(view, &mut marks, who, write);
+                (self.write[i], self.read[i], *other) = (marks.write, marks.read, marks.other);
+                self.note_other(view, marks.other);
+                return found;
             }
-            let pair = (self.write[i], self.read[i]);
-            self.write[i] = TABLE | u64::from(tables.split(pair));
+            let other = if common { self.other[i] } else { 0 };
+            let entry = tables.split(Marks { write: self.write[i], read: self.read[i], other });
+            self.write[i] = TABLE | u64::from(entry);
             self.read[i] = 0;
         }
         let entry = self.write[i] as u32;
         let mut first = None;
         for byte in (0..4).filter(|byte| bytes >> byte & 1 != 0) {
-            let (mut w, mut r) = tables.bytes[entry as usize][byte];
-            first = first.or(tables.access(clocks, &mut w, &mut r, who, write));
-            tables.bytes[entry as usize][byte] = (w, r);
+            let mut marks = tables.bytes[entry as usize][byte];
+            first = first.or(tables.access(view, &mut marks, who, write));
+            tables.bytes[entry as usize][byte] = marks;
         }
         if bytes == 0xF && write.is_some() {
             // All four bytes agree again.
-            (self.write[i], self.read[i]) = tables.bytes[entry as usize][0];
+            let Marks { write, read, .. } = tables.bytes[entry as usize][0];
+            (self.write[i], self.read[i]) = (write, read);
+            if common {
+                self.other[i] = 0;
+            }
             tables.free_bytes.push(entry);
         }
         first
     }
-}
 
-impl Cells {
+    /// From now on somebody has to look at `other`.
+    fn note_other(&mut self, view: &View<'_>, other: Mark) {
+        if other != 0 && !self.has_other(view) {
+            // What the other words have there is of an earlier launch.
+            self.other_in = view.old();
+        }
+    }
+
     /// Forgets the bytes of a word where all of it is settled, so that the next one to look sees one mark again.
-    fn tidy(&mut self, clocks: &Clocks, tables: &mut Tables, i: usize, who: &Who) {
+    fn tidy(&mut self, view: &View<'_>, tables: &mut Tables, i: usize, who: &Who) {
         if self.write[i] & TABLE == 0 {
             return;
         }
         let entry = self.write[i] as u32;
-        let floor = u64::from(clocks.floor(who.warp));
-        if tables.bytes[entry as usize].iter().all(|(w, r)| w >> STEP_AT <= floor && r >> STEP_AT <= floor) {
+        let glance = view.glance(who.warp);
+        let settled = |m: &Marks| [m.write, m.read, m.other].into_iter().all(|mark| glance.settles(mark));
+        if tables.bytes[entry as usize].iter().all(settled) {
             (self.write[i], self.read[i]) = (0, 0);
             tables.free_bytes.push(entry);
         }
@@ -233,40 +245,55 @@ pub(super) enum Grain {
     Lanes(usize),
 }
 
-#[inline(always)]
-fn below(marks: &[Mark], floor: u32) -> bool {
-    // Table entries have the top bit set and are never below.
-    marks.iter().fold(0, |newest, &mark| newest.max(mark)) >> STEP_AT <= u64::from(floor)
-}
-
 impl Tables {
-    /// One access of what a pair of marks stands for.
-    fn access(&mut self, clocks: &Clocks, w: &mut Mark, r: &mut Mark, who: &Who, write: Option<bool>) -> Option<Clash> {
+    /// One access of what marks stand for.
+    fn access(&mut self, view: &View<'_>, marks: &mut Marks, who: &Who, write: Option<bool>) -> Option<Clash> {
         let mut found = None;
-        if write != Some(true) && !settled(clocks, *w, who) {
-            found = Some(clash(*w, true));
+        if write != Some(true) && !view.settled(marks.write, who) {
+            found = Some(view.clash(marks.write, true, false));
         }
         if write.is_none() {
-            self.add_reader(clocks, r, who);
+            if who.is_promised() && view.is_new(marks.write) {
+                found = found.or(Some(view.clash(marks.write, true, true)));
+            }
+            self.add_reader(view, marks, who);
             return found;
         }
-        if *r & TABLE != 0 {
-            let entry = *r as u32;
-            let readers = &self.readers[entry as usize];
-            let open = readers.iter().find(|&&mark| !settled(clocks, mark, who));
-            found = found.or(open.map(|&mark| clash(mark, false)));
-            self.free_readers.push(entry);
-        } else if !settled(clocks, *r, who) {
-            found = found.or(Some(clash(*r, false)));
+        for read in [marks.read, marks.other] {
+            let readers = match read & TABLE {
+                0 => std::slice::from_ref(&read),
+                _ => &self.readers[read as u32 as usize],
+            };
+            let promised = |mark: Mark| mark & PROMISED != 0 && view.is_new(mark);
+            let open = readers.iter().find(|mark| !view.settled(**mark, who) || promised(**mark));
+            found = found.or(open.map(|mark| view.clash(*mark, false, promised(*mark))));
         }
-        (*w, *r) = (who.mark, 0);
+        if marks.read & TABLE != 0 {
+            self.free_readers.push(marks.read as u32);
+        }
+        *marks = Marks { write: who.mark, read: 0, other: 0 };
         found
     }
 
-    fn add_reader(&mut self, clocks: &Clocks, r: &mut Mark, who: &Who) {
+    fn add_reader(&mut self, view: &View<'_>, marks: &mut Marks, who: &Who) {
+        let clocks = view.clocks;
+        let r = &mut marks.read;
+        if *r & TABLE != 0 {
+            let readers = self.readers[*r as u32 as usize];
+            let newest = readers.iter().copied().max().unwrap_or(0);
+            if view.foreign(newest).is_some() || step_of(newest) < view.old() {
+                // Of the threads of another CTA one stands for all.
+                self.free_readers.push(*r as u32);
+                *r = newest | SEVERAL;
+            }
+        }
         if *r & TABLE == 0 {
-            let step_known = (*r >> STEP_AT) as u32 <= clocks.knows(who.warp, warp_of(*r));
-            if *r == 0 || step_known {
+            if view.foreign(*r).is_some() {
+                (marks.other, *r) = (*r, who.mark);
+                return;
+            }
+            let known = step_of(*r) < view.old() || step_of(*r) <= clocks.knows(who.warp, warp_of(*r));
+            if *r == 0 || known {
                 *r = who.mark;
             } else if warp_of(*r) == who.warp {
                 *r = merge(*r, who);
@@ -287,50 +314,35 @@ impl Tables {
             return;
         }
         let slot = &mut self.readers[*r as u32 as usize][who.warp as usize % WARPS];
-        let known = (*slot >> STEP_AT) as u32 <= clocks.knows(who.warp, who.warp);
+        let known = step_of(*slot) <= clocks.knows(who.warp, who.warp);
         *slot = if *slot == 0 || known { who.mark } else { merge(*slot, who) };
     }
 
     /// An entry for four bytes that share what a whole word had.
-    fn split(&mut self, (w, r): (Mark, Mark)) -> u32 {
-        let mut pairs = [0, 1, 2, 3].map(|byte| (share(w, byte), share(r, byte)));
-        if r & TABLE != 0 {
+    fn split(&mut self, whole: Marks) -> u32 {
+        let part = |byte| Marks {
+            write: share(whole.write, byte),
+            read: share(whole.read, byte),
+            other: share(whole.other, byte),
+        };
+        let mut parts = [0, 1, 2, 3].map(part);
+        if whole.read & TABLE != 0 {
             // Each byte gets readers of its own.
-            for pair in pairs.iter_mut().skip(1) {
-                let copy = self.readers[r as u32 as usize];
+            for part in parts.iter_mut().skip(1) {
+                let copy = self.readers[whole.read as u32 as usize];
                 self.readers.push(copy);
-                pair.1 = TABLE | (self.readers.len() as u64 - 1);
+                part.read = TABLE | (self.readers.len() as u64 - 1);
             }
         }
         match self.free_bytes.pop() {
             Some(entry) => {
-                self.bytes[entry as usize] = pairs;
+                self.bytes[entry as usize] = parts;
                 entry
             }
             None => {
-                self.bytes.push(pairs);
+                self.bytes.push(parts);
                 self.bytes.len() as u32 - 1
             }
         }
     }
-}
-
-/// The part of a mark that is one byte's.
-fn share(mark: Mark, byte: u64) -> Mark {
-    if mark & TABLE != 0 {
-        return mark;
-    }
-    let lane = match mark >> SHARE_AT & 3 {
-        0 => 0,
-        1 => byte / 2,
-        _ => byte,
-    };
-    (mark & !SHARES) + (lane << LANE_AT)
-}
-
-/// Two unordered reads of one warp in one mark. A read that is not strong stays so: a strong write still races with it.
-fn merge(old: Mark, who: &Who) -> Mark {
-    let same_lane = lane_of(old) == who.lane && old & SEVERAL == 0;
-    let newest = (who.mark & !STRONG) | (old & who.mark & STRONG);
-    if same_lane { newest } else { newest | SEVERAL }
 }

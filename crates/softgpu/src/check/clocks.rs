@@ -4,25 +4,35 @@
 //! the last step of warp `v` that is ordered before what warp `w` does now. Two lanes of one warp are ordered by warp
 //! barriers alone: running in lockstep orders nothing.
 
+use super::far::{Across, Far, Reach};
 use crate::exec::LANES;
+use crate::mem::windows::{Window, classify};
 use std::collections::HashMap;
 
 /// Warps of a CTA, at most.
 pub(super) const WARPS: usize = 32;
-/// Steps are counted in 31 bits; long before they run out everything begins anew.
-const LAST_STEP: u32 = 1 << 30;
+/// Steps are counted in 31 bits; a launch that begins beyond this one begins anew.
+pub(super) const LAST_STEP: u32 = 1 << 30;
+/// The last step there is. What comes later counts as ordered: it may hide a race, and never invents one.
+const END: u32 = (1 << 31) - 1;
 
 /// A vector clock: one step per warp.
-type Vector = [u32; WARPS];
+pub(super) type Vector = [u32; WARPS];
 
 /// The clocks of one CTA.
 pub(super) struct Clocks {
     warps: usize,
+    cta: u64,
+    /// The first of the steps that are the CTA's own since it last began or went on.
+    from: u32,
     clock: Box<[Vector; WARPS]>,
     /// Per warp, its last step that is ordered before all lanes of the same warp.
     since: Vector,
     /// Per warp, a step up to which everything by anybody is ordered: the common case is settled by one comparison.
     floor: Vector,
+    /// Per warp in which some lanes met without the others: the step up to which each lane (second) is ordered before
+    /// each lane (first).
+    lanes: Vec<Option<Box<[Vector; LANES]>>>,
     exited: u32,
     /// What a strong store of the warp hands over: its clock at its last fence.
     published: Box<[Option<Vector>; WARPS]>,
@@ -31,36 +41,39 @@ pub(super) struct Clocks {
     /// What the last strong stores to a word handed over.
     words: HashMap<u64, Vector>,
     /// What arrived at each barrier without waiting there.
-    arrived: HashMap<u32, Vector>,
+    arrived: HashMap<u32, (Vector, Reach)>,
+    /// What each warp has seen of other CTAs.
+    far: Vec<Far>,
 }
 
 impl Default for Clocks {
     fn default() -> Clocks {
         let mut clocks = Clocks {
             warps: 0,
+            cta: 0,
+            from: 0,
             clock: Box::new([[0; WARPS]; WARPS]),
             since: [0; WARPS],
             floor: [0; WARPS],
+            lanes: Vec::new(),
             exited: 0,
             published: Box::new([None; WARPS]),
             seen: Box::new([[0; WARPS]; WARPS]),
             words: HashMap::new(),
             arrived: HashMap::new(),
+            far: Vec::new(),
         };
-        clocks.restart(0);
+        clocks.restart(0, 0, 0);
         clocks
     }
 }
 
 impl Clocks {
-    /// A new CTA: all that went before is ordered before it. False when the steps ran out, and marks must be forgotten.
-    pub(super) fn restart(&mut self, warps: u32) -> bool {
-        let mut base = self.clock.iter().flatten().copied().max().unwrap_or(0);
-        let kept = base < LAST_STEP;
-        if !kept {
-            base = 0;
-        }
+    /// A new CTA whose steps begin behind `base`: all that went before in it is ordered before it.
+    pub(super) fn restart(&mut self, warps: u32, cta: u64, base: u32) {
         self.warps = (warps as usize).min(WARPS);
+        self.cta = cta;
+        self.from = base;
         for (w, clock) in self.clock.iter_mut().enumerate() {
             *clock = [base; WARPS];
             clock[w] = base + 1;
@@ -72,7 +85,41 @@ impl Clocks {
         *self.seen = [[0; WARPS]; WARPS];
         self.words.clear();
         self.arrived.clear();
-        kept
+        self.lanes.clear();
+        self.lanes.resize_with(self.warps, || None);
+        self.far.clear();
+        self.far.resize_with(self.warps, Far::default);
+    }
+
+    /// The CTA goes on after others had steps up to `from`.
+    pub(super) fn resume(&mut self, from: u32) {
+        self.from = from;
+    }
+
+    /// The CTA.
+    pub(super) fn cta(&self) -> u64 {
+        self.cta
+    }
+
+    /// The first of the steps that are surely its own.
+    #[inline(always)]
+    pub(super) fn from(&self) -> u32 {
+        self.from
+    }
+
+    /// The last step of any of its warps.
+    pub(super) fn last(&self) -> u32 {
+        self.clock.iter().enumerate().take(self.warps).map(|(w, clock)| clock[w]).max().unwrap_or(self.from)
+    }
+
+    /// A warp's next step.
+    fn advance(&mut self, w: usize) {
+        self.clock[w][w] = (self.clock[w][w] + 1).max(self.from.saturating_add(1)).min(END);
+    }
+
+    /// What a warp has seen of other CTAs.
+    pub(super) fn far(&self, warp: u32) -> Option<&Far> {
+        self.far.get(warp as usize).filter(|far| !far.is_empty())
     }
 
     /// The step a warp is in.
@@ -94,15 +141,24 @@ impl Clocks {
     }
 
     /// Lanes of a warp arrive at a barrier, whether or not they wait there.
-    pub(super) fn arrive(&mut self, id: u32, warp: u32) {
+    pub(super) fn arrive(&mut self, id: u32, warp: u32, across: &Across) {
         let w = warp as usize % WARPS;
-        join(self.arrived.entry(id).or_insert([0; WARPS]), &self.clock[w]);
-        self.clock[w][w] += 1;
+        let arrived = self.arrived.entry(id).or_insert(([0; WARPS], Reach::new()));
+        join(&mut arrived.0, &self.clock[w]);
+        if let Some(far) = self.far.get_mut(w).filter(|far| !far.is_empty()) {
+            // A barrier is as good as a fence for what its threads have seen: the last-block pattern relies on it.
+            across.learn(far);
+            let mut all = Far::default();
+            all.join(&arrived.1);
+            all.join(far.known());
+            arrived.1.clone_from(all.known());
+        }
+        self.advance(w);
     }
 
     /// A barrier is complete; `waiting` says which lanes waited there, one mask per warp.
     pub(super) fn complete(&mut self, id: u32, waiting: &[u32]) {
-        let mut joined = self.arrived.remove(&id).unwrap_or([0; WARPS]);
+        let (mut joined, reach) = self.arrived.remove(&id).unwrap_or(([0; WARPS], Reach::new()));
         for w in (0..self.warps).filter(|w| self.exited >> w & 1 != 0) {
             // A warp that has exited counts as arrived: barriers do not wait for it because it is done.
             join(&mut joined, &self.clock[w]);
@@ -111,16 +167,36 @@ impl Clocks {
             // Its own entry is the step in which it arrived, or an earlier one of a warp that knew less.
             self.since[w] = self.since[w].max(joined[w]);
             self.learn(w, &joined);
+            if let Some(far) = self.far.get_mut(w).filter(|_| !reach.is_empty()) {
+                far.join(&reach);
+            }
         }
     }
 
-    /// Lanes of a warp met at a warp barrier. One that leaves lanes out is taken as if it named all: it may hide a race
-    /// with the lanes left out, and never invents one.
-    pub(super) fn warp_sync(&mut self, warp: u32) {
+    /// The lanes `mask` of a warp met at a warp barrier; a lane that is not there any more counts as having met them.
+    pub(super) fn warp_sync(&mut self, warp: u32, mask: u32) {
         let w = warp as usize % WARPS;
-        self.since[w] = self.clock[w][w];
-        self.clock[w][w] += 1;
+        let now = self.clock[w][w];
+        if mask == u32::MAX {
+            self.since[w] = now;
+        } else if let Some(lanes) = self.lanes.get_mut(w) {
+            let lanes = lanes.get_or_insert_with(|| Box::new([[0; LANES]; LANES]));
+            let met = || (0..LANES).filter(|lane| mask >> lane & 1 != 0);
+            let mut joined = [0; LANES];
+            for lane in met() {
+                join(&mut joined, &lanes[lane]);
+                joined[lane] = now;
+            }
+            met().for_each(|lane| lanes[lane] = joined);
+        }
+        self.advance(w);
         self.settle(w);
+    }
+
+    /// Whether step `step` of lane `other` of a warp is ordered before what lane `lane` of it does now.
+    pub(super) fn lane_knows(&self, warp: u32, lane: u32, other: u32, step: u32) -> bool {
+        let lanes = self.lanes.get(warp as usize).and_then(Option::as_ref);
+        lanes.is_some_and(|lanes| step <= lanes[lane as usize % LANES][other as usize % LANES])
     }
 
     /// All threads of a warp have exited.
@@ -129,26 +205,37 @@ impl Clocks {
     }
 
     /// A fence: what came before is handed over by the next strong store, and what strong loads saw is made good.
-    pub(super) fn fence(&mut self, warp: u32) {
+    pub(super) fn fence(&mut self, warp: u32, across: &Across) {
         let w = warp as usize % WARPS;
         let seen = self.seen[w];
         self.learn(w, &seen);
         self.published[w] = Some(self.clock[w]);
-        self.clock[w][w] += 1;
+        if let Some(far) = self.far.get_mut(w).filter(|far| !far.is_empty()) {
+            across.learn(far);
+            far.fence();
+        }
+        self.advance(w);
     }
 
     /// A strong store to a word; `release` when the store itself orders what came before.
-    pub(super) fn strong_store(&mut self, warp: u32, word: u64, release: bool) {
+    pub(super) fn strong_store(&mut self, warp: u32, word: u64, release: bool, across: &mut Across) {
         if release {
-            self.fence(warp);
+            self.fence(warp, across);
         }
-        if let Some(published) = &self.published[warp as usize % WARPS] {
+        let w = warp as usize % WARPS;
+        if let Some(published) = &self.published[w] {
             join(self.words.entry(word).or_insert([0; WARPS]), published);
+            if let (Some(far), Window::Global) = (self.far.get(w), classify(word)) {
+                across.publish(word, self.cta, warp, self.clock[w][w], published, far);
+            }
         }
     }
 
     /// A strong load of a word; `acquire` when the load itself orders what comes after.
-    pub(super) fn strong_load(&mut self, warp: u32, word: u64, acquire: bool) {
+    pub(super) fn strong_load(&mut self, warp: u32, word: u64, acquire: bool, across: &Across) {
+        if let Some(far) = self.far.get_mut(warp as usize % WARPS) {
+            across.observe(word, far, acquire);
+        }
         let Some(vector) = self.words.get(&word).copied() else { return };
         let w = warp as usize % WARPS;
         if acquire {
@@ -188,7 +275,7 @@ mod tests {
 
     fn meet(clocks: &mut Clocks, id: u32, waiting: &[u32]) {
         for warp in (0..waiting.len()).filter(|w| waiting[*w] != 0) {
-            clocks.arrive(id, warp as u32);
+            clocks.arrive(id, warp as u32, &Across::default());
         }
         clocks.complete(id, waiting);
     }
@@ -196,7 +283,7 @@ mod tests {
     #[test]
     fn barriers_order_their_participants_and_nobody_else() {
         let mut clocks = Clocks::default();
-        clocks.restart(3);
+        clocks.restart(3, 0, 0);
         let (zero, two) = (clocks.step(0), clocks.step(2));
         assert!(!ordered(&clocks, zero, 0, 1));
         meet(&mut clocks, 1, &[u32::MAX, u32::MAX, 0]);
@@ -213,9 +300,9 @@ mod tests {
     #[test]
     fn an_arrival_releases_and_does_not_acquire() {
         let mut clocks = Clocks::default();
-        clocks.restart(2);
+        clocks.restart(2, 0, 0);
         let (zero, one) = (clocks.step(0), clocks.step(1));
-        clocks.arrive(3, 0);
+        clocks.arrive(3, 0, &Across::default());
         let later = clocks.step(0);
         meet(&mut clocks, 3, &[0, u32::MAX]);
         assert!(ordered(&clocks, zero, 0, 1));
@@ -226,14 +313,14 @@ mod tests {
     #[test]
     fn fences_hand_over_through_a_strong_word() {
         let mut clocks = Clocks::default();
-        clocks.restart(2);
+        clocks.restart(2, 0, 0);
         let before = clocks.step(0);
-        clocks.fence(0);
+        clocks.fence(0, &Across::default());
         let after = clocks.step(0);
-        clocks.strong_store(0, 64, false);
-        clocks.strong_load(1, 64, false);
+        clocks.strong_store(0, 64, false, &mut Across::default());
+        clocks.strong_load(1, 64, false, &Across::default());
         assert!(!ordered(&clocks, before, 0, 1), "the reader has no fence yet");
-        clocks.fence(1);
+        clocks.fence(1, &Across::default());
         assert!(ordered(&clocks, before, 0, 1));
         assert!(!ordered(&clocks, after, 0, 1));
     }
@@ -241,10 +328,10 @@ mod tests {
     #[test]
     fn acquire_and_release_need_no_fence() {
         let mut clocks = Clocks::default();
-        clocks.restart(2);
+        clocks.restart(2, 0, 0);
         let before = clocks.step(0);
-        clocks.strong_store(0, 64, true);
-        clocks.strong_load(1, 64, true);
+        clocks.strong_store(0, 64, true, &mut Across::default());
+        clocks.strong_load(1, 64, true, &Across::default());
         assert!(ordered(&clocks, before, 0, 1));
         assert!(!ordered(&clocks, clocks.step(0), 0, 1));
     }
@@ -252,7 +339,7 @@ mod tests {
     #[test]
     fn an_exited_warp_is_ordered_before_later_barriers() {
         let mut clocks = Clocks::default();
-        clocks.restart(2);
+        clocks.restart(2, 0, 0);
         let zero = clocks.step(0);
         clocks.exit(0);
         meet(&mut clocks, 0, &[0, u32::MAX]);
@@ -262,10 +349,10 @@ mod tests {
     #[test]
     fn a_new_cta_is_ordered_after_everything() {
         let mut clocks = Clocks::default();
-        clocks.restart(2);
+        clocks.restart(2, 0, 0);
         meet(&mut clocks, 0, &[1, 1]);
         let (zero, one) = (clocks.step(0), clocks.step(1));
-        assert!(clocks.restart(2));
+        clocks.restart(2, 1, clocks.last());
         for w in 0..2 {
             assert!(zero.max(one) <= clocks.floor(w));
             assert!(clocks.step(w) > clocks.floor(w));

@@ -2,12 +2,15 @@
 
 mod cells;
 mod clocks;
+mod far;
+mod marks;
 mod once;
 pub(crate) mod race;
 mod report;
 pub(crate) mod taint;
 
 pub(crate) use once::{WriteOnce, finish, store as watch_store};
+pub(crate) use race::Global;
 pub use race::Order;
 pub use report::{Detector, Finding};
 pub(crate) use report::{lanes, record};

@@ -1,13 +1,77 @@
 //! Races between the threads of one CTA, on shared memory and on device memory.
 
-use super::cells::{Cells, Clash, Grain, Tables, Who};
+use super::cells::{Cells, Grain, Tables};
 use super::clocks::Clocks;
+use super::far::Across;
+pub(crate) use super::marks::Clash;
+use super::marks::{View, Who};
 use super::{Detector, Finding};
 use crate::exec::{Env, Warp};
+use crate::sched::coordinates;
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// Bytes of device memory whose marks are kept together.
 const PAGE: u64 = 4096;
+/// Pages that a host thread keeps between launches.
+const KEPT_PAGES: usize = 1024;
+/// Pages that are found without asking the map.
+const RECENT: usize = 64;
+
+/// Who touched device memory, in one launch. Pages of marks are used again as they are: every mark of an earlier
+/// launch is older than this one, and so settled.
+#[derive(Default)]
+pub(crate) struct Global {
+    across: Across,
+    tables: Tables,
+    pages: Vec<Cells>,
+    page_of: HashMap<u64, u32>,
+    recent: Vec<(u64, u32)>,
+}
+
+thread_local! {
+    static KEPT: RefCell<Option<Global>> = const { RefCell::new(None) };
+}
+
+impl Global {
+    /// For a new launch.
+    pub(crate) fn begin() -> Global {
+        let mut global = KEPT.take().filter(|kept| !kept.across.is_worn()).unwrap_or_default();
+        global.across.begin();
+        global.page_of.clear();
+        global.recent.clear();
+        global
+    }
+
+    /// The launch has ended: the next one of this host thread uses its pages.
+    pub(crate) fn end(self) {
+        if self.pages.len() <= KEPT_PAGES {
+            KEPT.set(Some(self));
+        }
+    }
+
+    #[inline(always)]
+    fn page(&mut self, number: u64) -> usize {
+        match self.recent.get(number as usize % RECENT) {
+            Some(recent) if recent.0 == number => recent.1 as usize,
+            _ => self.find_page(number),
+        }
+    }
+
+    #[inline(never)]
+    fn find_page(&mut self, number: u64) -> usize {
+        let next = self.page_of.len();
+        let page = *self.page_of.entry(number).or_insert(next as u32);
+        if page as usize == self.pages.len() {
+            self.pages.push(Cells::common(PAGE as usize / 4));
+        }
+        if self.recent.is_empty() {
+            self.recent.resize(RECENT, (u64::MAX, 0));
+        }
+        self.recent[number as usize % RECENT] = (number, page);
+        page as usize
+    }
+}
 
 /// Happens-before between the threads of one CTA, and who touched what.
 #[derive(Default)]
@@ -15,35 +79,39 @@ pub struct Order {
     clocks: Clocks,
     tables: Tables,
     shared: Cells,
-    pages: Vec<Cells>,
-    /// Pages of the current CTA by address. Pages of earlier CTAs are used again as they are: every mark in them is
-    /// older than the CTA, and so settled.
-    page_of: HashMap<u64, usize>,
-    used: usize,
-    last: (u64, usize),
+    /// Warps and number of a CTA that has not begun.
+    waiting: Option<(u32, u64)>,
+    /// Device memory; only the CTA that runs has it.
+    global: Global,
 }
 
 impl Order {
-    /// Nothing has happened yet among `warps` warps.
-    pub fn new(warps: u32) -> Order {
-        let mut order = Order::default();
-        order.restart(warps);
-        order
+    /// The next CTA of the launch, which begins when it first [enters](Order::enter).
+    pub(crate) fn restart(&mut self, warps: u32, cta: u64) {
+        self.waiting = Some((warps, cta));
     }
 
-    /// The next CTA of the launch.
-    pub fn restart(&mut self, warps: u32) {
-        if !self.clocks.restart(warps) {
-            (self.tables, self.shared, self.pages) = (Tables::default(), Cells::default(), Vec::new());
+    /// The CTA begins or goes on, and takes over what is known of device memory.
+    pub(crate) fn enter(&mut self, global: Global) {
+        self.global = global;
+        let cta = self.waiting.map_or(self.clocks.cta(), |waiting| waiting.1);
+        let from = self.global.across.enter(cta);
+        match self.waiting.take() {
+            Some((warps, cta)) => self.clocks.restart(warps, cta, from),
+            None => self.clocks.resume(from),
         }
-        self.page_of.clear();
-        self.used = 0;
-        self.last = (u64::MAX, 0);
+    }
+
+    /// It ends or pauses.
+    pub(crate) fn leave(&mut self) -> Global {
+        let mut global = std::mem::take(&mut self.global);
+        global.across.leave(self.clocks.last());
+        global
     }
 
     /// Lanes of a warp arrive at a barrier, whether or not they wait there.
     pub fn arrive(&mut self, id: u32, warp: u32, _mask: u32) {
-        self.clocks.arrive(id, warp);
+        self.clocks.arrive(id, warp, &self.global.across);
     }
 
     /// A barrier is complete; `waiting` says which lanes waited there, one mask per warp.
@@ -51,9 +119,9 @@ impl Order {
         self.clocks.complete(id, waiting);
     }
 
-    /// `bar.warp.sync` (or an operation as strong) of the lanes `mask` of a warp.
-    pub fn warp_sync(&mut self, warp: u32, _mask: u32) {
-        self.clocks.warp_sync(warp);
+    /// `bar.warp.sync` of the lanes `mask` of a warp, those that are not there any more included.
+    pub fn warp_sync(&mut self, warp: u32, mask: u32) {
+        self.clocks.warp_sync(warp, mask);
     }
 
     /// A warp's last threads exited.
@@ -63,24 +131,25 @@ impl Order {
 
     /// `membar` and `fence`.
     pub fn fence(&mut self, warp: u32) {
-        self.clocks.fence(warp);
+        self.clocks.fence(warp, &self.global.across);
     }
 
     /// A strong store (volatile, relaxed, release or atomic) to the word at a generic address.
     pub(crate) fn strong_store(&mut self, warp: u32, word: u64, release: bool) {
-        self.clocks.strong_store(warp, word, release);
+        self.clocks.strong_store(warp, word, release, &mut self.global.across);
     }
 
     /// A strong load of the word at a generic address.
     pub(crate) fn strong_load(&mut self, warp: u32, word: u64, acquire: bool) {
-        self.clocks.strong_load(warp, word, acquire);
+        self.clocks.strong_load(warp, word, acquire, &self.global.across);
     }
 
     /// An access of shared memory. `write` is `None` for a read, else whether the bytes already hold the value.
     #[inline(always)]
     pub(crate) fn touch_shared(&mut self, by: By, at: u32, bytes: u32, write: Option<bool>) -> Option<Clash> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        self.shared.touch(&self.clocks, &mut self.tables, at as usize / 4, bytes, &who, write)
+        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        self.shared.touch(&view, &mut self.tables, at as usize / 4, bytes, &who, write)
     }
 
     /// An access of shared memory by all lanes, `T` bytes each, one after the other. False, with nothing done, when
@@ -91,8 +160,8 @@ impl Order {
             return false;
         }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
-        let floor = self.clocks.floor(by.warp);
-        self.shared.run(at as usize / 4, 8 * T, grain::<T>(), floor, &who, write)
+        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        self.shared.run(&view, at as usize / 4, 8 * T, grain::<T>(), &who, write)
     }
 
     /// A read of four words of shared memory by four lanes `step` apart, or by these and others. False, with nothing
@@ -100,7 +169,8 @@ impl Order {
     #[inline(always)]
     pub(crate) fn row_shared(&mut self, by: By, at: u32, step: u64, others: bool) -> bool {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        self.shared.row(at as usize / 4, self.clocks.floor(by.warp), &who, step, others)
+        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        self.shared.row(&view, at as usize / 4, &who, step, others)
     }
 
     /// An access of consecutive words of shared memory by one lane. False, with nothing done, when they have to be
@@ -123,54 +193,49 @@ impl Order {
     #[inline(always)]
     pub(crate) fn touch_global(&mut self, by: By, address: u64, bytes: u32, write: Option<bool>) -> Option<Clash> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        let page = self.page(address / PAGE);
-        let i = (address % PAGE / 4) as usize;
-        self.pages[page].touch(&self.clocks, &mut self.tables, i, bytes, &who, write)
+        self.touch_by(who, address, bytes, write)
     }
 
-    /// An access of device memory by all lanes, `T` bytes each, one after the other.
+    /// A read of data that are promised not to change.
     #[inline(always)]
-    pub(crate) fn run_global<const T: usize>(&mut self, by: By, address: u64, write: bool) -> bool {
+    pub(crate) fn touch_promised(&mut self, by: By, address: u64, bytes: u32) -> Option<Clash> {
+        let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
+        self.touch_by(who.promised(), address, bytes, None)
+    }
+
+    #[inline(always)]
+    fn touch_by(&mut self, who: Who, address: u64, bytes: u32, write: Option<bool>) -> Option<Clash> {
+        let page = self.global.page(address / PAGE);
+        let i = (address % PAGE / 4) as usize;
+        let Global { across, tables, pages, .. } = &mut self.global;
+        let view = View { clocks: &self.clocks, across: Some(across), word: address & !3 };
+        pages[page].touch(&view, tables, i, bytes, &who, write)
+    }
+
+    /// An access of device memory by all lanes, `T` bytes each, one after the other; `promised` for a read of data that
+    /// are promised not to change.
+    #[inline(always)]
+    pub(crate) fn run_global<const T: usize>(&mut self, by: By, address: u64, write: bool, promised: bool) -> bool {
         if !address.is_multiple_of(4) {
             return false;
         }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
-        let floor = self.clocks.floor(by.warp);
+        let who = if promised { who.promised() } else { who };
         let (mut at, end) = (address, address + 32 * T as u64);
         while at < end {
             // Elements are aligned, so none straddles two pages.
             let bytes = (PAGE - at % PAGE).min(end - at);
-            let page = self.page(at / PAGE);
+            let page = self.global.page(at / PAGE);
             let (first, words) = ((at % PAGE / 4) as usize, (bytes / 4) as usize);
             let who = who.later_lane((at - address) / T as u64);
-            if !self.pages[page].run(first, words, grain::<T>(), floor, &who, write) {
+            let view = View { clocks: &self.clocks, across: Some(&self.global.across), word: at };
+            if !self.global.pages[page].run(&view, first, words, grain::<T>(), &who, write) {
                 // Marks set so far are the lanes' own, which looking at them one by one sets again.
                 return false;
             }
             at += bytes;
         }
         true
-    }
-
-    #[inline(always)]
-    fn page(&mut self, number: u64) -> usize {
-        if self.last.0 != number {
-            self.last = (number, self.find_page(number));
-        }
-        self.last.1
-    }
-
-    #[inline(never)]
-    fn find_page(&mut self, number: u64) -> usize {
-        if let Some(&page) = self.page_of.get(&number) {
-            return page;
-        }
-        if self.used == self.pages.len() {
-            self.pages.push(Cells::new(PAGE as usize / 4));
-        }
-        self.page_of.insert(number, self.used);
-        self.used += 1;
-        self.used - 1
     }
 }
 
@@ -198,24 +263,27 @@ pub(crate) fn report(env: &mut Env<'_>, warp: &Warp, lane: u32, race: Race, plac
     if env.seen(detector, Some(clash.pc)) {
         return;
     }
-    let verb = |wrote| if wrote { "writes" } else { "reads" };
+    let verb = if wrote { "writes" } else { "reads" };
+    let past = if clash.wrote { "wrote" } else { "read" };
+    let cta = clash.cta.map_or(env.cta, |cta| coordinates(cta, env.launch.grid));
+    let away =
+        if clash.cta.is_some() { format!(" of CTA ({}, {}, {})", cta[0], cta[1], cta[2]) } else { String::new() };
     let who = if clash.several {
-        format!("lanes of warp {}, lane {} among them,", clash.warp, clash.lane)
+        format!("lanes of warp {}{away}, lane {} among them,", clash.warp, clash.lane)
     } else {
-        format!("warp {} lane {}", clash.warp, clash.lane)
+        format!("warp {} lane {}{away}", clash.warp, clash.lane)
     };
-    let (order, past) = if clash.warp == warp.index {
-        ("warp barrier", if clash.wrote { "wrote" } else { "read" })
+    let order = if clash.promised {
+        "in the same launch, one of them as data that never change (.nc or .const)"
+    } else if clash.cta.is_some() {
+        "with nothing between that orders the two CTAs"
+    } else if clash.warp == warp.index {
+        "with no warp barrier between"
     } else {
-        ("barrier", if clash.wrote { "wrote" } else { "read" })
+        "with no barrier between"
     };
-    let text = format!(
-        "warp {} lane {lane} {} {}, which {who} {past} with no {order} between",
-        warp.index,
-        verb(wrote),
-        place(env),
-    );
-    let other = env.kernel.describe(clash.pc, env.cta, clash.warp, clash.lane);
+    let text = format!("warp {} lane {lane} {verb} {}, which {who} {past} {order}", warp.index, place(env));
+    let other = env.kernel.describe(clash.pc, cta, clash.warp, clash.lane);
     let at = env.at(warp, lane);
     env.find(Finding { address: Some(address), other: Some(other), ..Finding::new(detector, at, text) });
 }
@@ -235,7 +303,9 @@ mod tests {
     use super::*;
 
     fn order(warps: u32) -> Order {
-        let mut order = Order::new(warps);
+        let mut order = Order::default();
+        order.restart(warps, 0);
+        order.enter(Global::begin());
         order.cover_shared(64);
         order
     }
@@ -249,6 +319,13 @@ mod tests {
             order.arrive(0, warp, u32::MAX);
         }
         order.complete(0, &vec![u32::MAX; warps as usize]);
+    }
+
+    /// Another CTA goes on in the place of the one that ran.
+    fn next(order: &mut Order, cta: u64) {
+        let global = order.leave();
+        order.restart(2, cta);
+        order.enter(global);
     }
 
     const READ: Option<bool> = None;
@@ -321,12 +398,12 @@ mod tests {
     #[test]
     fn wide_runs_name_the_lane_of_each_word() {
         let mut order = order(2);
-        assert!(order.run_global::<16>(by(0, 0), 4096 - 128, true), "over a page boundary");
+        assert!(order.run_global::<16>(by(0, 0), 4096 - 128, true, false), "over a page boundary");
         for (word, lane) in [(0, 0), (3, 0), (4, 1), (40, 10), (127, 31)] {
             let clash = order.touch_global(by(1, 0), 4096 - 128 + 4 * word, 0xF, READ).unwrap();
             assert_eq!(clash.lane, lane, "word {word}");
         }
-        assert!(!order.run_global::<16>(by(1, 0), 4096, false), "a race: lanes have to be looked at");
+        assert!(!order.run_global::<16>(by(1, 0), 4096, false, false), "a race: lanes have to be looked at");
     }
 
     #[test]
@@ -343,8 +420,13 @@ mod tests {
         let mut order = order(2);
         assert_eq!(order.touch_shared(by(0, 0), 0, 0xF, WRITE), None);
         assert_eq!(order.touch_global(by(0, 0), 1 << 20, 0b0001, WRITE), None);
-        order.restart(2);
+        next(&mut order, 1);
         assert_eq!(order.touch_shared(by(1, 0), 0, 0xF, WRITE), None);
+        assert!(order.touch_global(by(1, 0), 1 << 20, 0b0001, WRITE).is_some(), "device memory is common to all CTAs");
+        order.leave().end();
+        // The next launch has nothing to do with it.
+        order.restart(2, 0);
+        order.enter(Global::begin());
         assert_eq!(order.touch_global(by(1, 0), 1 << 20, 0b0001, WRITE), None);
     }
 }

@@ -7,6 +7,7 @@
 
 use super::{Detector, Finding, lanes};
 use crate::exec::access::{self, lanes_of};
+use crate::exec::pred::flag;
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{Inst, Kernel, Kind, Place, Rule};
 use crate::mem::windows::Window;
@@ -37,8 +38,22 @@ pub(crate) struct Read {
 #[derive(Clone, Copy)]
 pub(crate) struct Undefined {
     origin: Origin,
-    /// Lanes, for each word of the access.
-    words: [u32; 8],
+    bytes: AccessBytes,
+}
+
+/// Bytes of a register that are undefined, bit 0 the lowest, for each lane.
+type Bytes = [u8; LANES];
+/// The same for the up to 32 bytes of an access.
+pub(crate) type AccessBytes = [u32; LANES];
+
+/// All bytes of a register, in the lanes `mask`.
+fn whole(mask: u32) -> Bytes {
+    std::array::from_fn(|lane| if mask >> lane & 1 != 0 { 0xFF } else { 0 })
+}
+
+/// The lanes in which some byte is undefined.
+fn lanes_in(bytes: &AccessBytes) -> u32 {
+    (0..LANES).filter(|lane| bytes[*lane] != 0).fold(0, |all, lane| all | 1 << lane)
 }
 
 /// The undefined values of one warp. While there are none it takes no memory and no time.
@@ -48,6 +63,7 @@ pub struct Taint {
     count: usize,
     /// Lanes, by slot; predicates follow behind the slots, then the carry.
     lanes: Vec<u32>,
+    bytes: Vec<Bytes>,
     from: Vec<Option<Origin>>,
     slots: usize,
 }
@@ -67,7 +83,7 @@ impl Taint {
         }
         let origin = Origin { pc: 0, cta: [0; 3], warp: 0, lanes, read: None };
         for place in &kernel.undefined {
-            self.put(kernel, *place, u32::MAX, lanes, &origin);
+            self.put(kernel, *place, u32::MAX, &whole(lanes), &origin);
         }
     }
 
@@ -91,21 +107,32 @@ impl Taint {
         self.from.get(self.index(place))?.as_ref()
     }
 
-    /// Of the lanes `mask`, those of `tainted` hold undefined values from now on, the others defined ones.
-    pub(crate) fn put(&mut self, kernel: &Kernel, place: Place, mask: u32, tainted: u32, origin: &Origin) {
+    /// The bytes of a register that are undefined.
+    fn bytes(&self, place: Place) -> Bytes {
+        match self.any() {
+            true => self.bytes.get(self.index(place)).copied().unwrap_or([0; LANES]),
+            false => [0; LANES],
+        }
+    }
+
+    /// In the lanes `mask` these bytes are undefined from now on, and no others.
+    fn put(&mut self, kernel: &Kernel, place: Place, mask: u32, bytes: &Bytes, origin: &Origin) {
+        let tainted = lanes_of(mask).filter(|lane| bytes[*lane] != 0).fold(0, |all, lane| all | 1 << lane);
         if self.lanes.is_empty() {
-            if tainted & mask == 0 {
+            if tainted == 0 {
                 return;
             }
             self.slots = kernel.slots;
             self.lanes = vec![0; kernel.slots + kernel.preds + 1];
+            self.bytes = vec![[0; LANES]; self.lanes.len()];
             self.from = vec![None; self.lanes.len()];
         }
         let at = self.index(place);
-        let (old, new) = (self.lanes[at], self.lanes[at] & !mask | tainted & mask);
+        let (old, new) = (self.lanes[at], self.lanes[at] & !mask | tainted);
         self.lanes[at] = new;
         self.count = self.count + usize::from(new != 0) - usize::from(old != 0);
-        if tainted & mask != 0 {
+        lanes_of(mask).for_each(|lane| self.bytes[at][lane] = bytes[lane]);
+        if tainted != 0 {
             self.from[at] = Some(*origin);
         }
     }
@@ -113,15 +140,16 @@ impl Taint {
     fn clear(&mut self, kernel: &Kernel, place: Place, mask: u32) {
         if self.any() {
             let nowhere = Origin { pc: 0, cta: [0; 3], warp: 0, lanes: 0, read: None };
-            self.put(kernel, place, mask, 0, &nowhere);
+            self.put(kernel, place, mask, &[0; LANES], &nowhere);
         }
     }
 
     /// Lanes have exited: what they held no longer matters.
     pub(crate) fn exit(&mut self, mask: u32) {
         if self.any() {
-            for lanes in &mut self.lanes {
+            for (lanes, bytes) in self.lanes.iter_mut().zip(&mut self.bytes) {
                 *lanes &= !mask;
+                lanes_of(mask).for_each(|lane| bytes[lane] = 0);
             }
             self.count = self.lanes.iter().filter(|lanes| **lanes != 0).count();
         }
@@ -140,22 +168,22 @@ impl Taint {
     }
 }
 
-/// The lanes of a store's values that are undefined, word by word.
-pub(crate) fn stored<const W: usize>(warp: &Warp, kernel: &Kernel, inst: &Inst) -> [u32; W] {
-    let mut words = [0; W];
-    let (count, bytes) = (access::count(inst), access::element(inst));
+/// The bytes of a store's values that are undefined.
+pub(crate) fn stored(warp: &Warp, kernel: &Kernel, inst: &Inst) -> AccessBytes {
+    let mut all = [0; LANES];
+    let (count, size) = (access::count(inst), access::element(inst));
     for k in 0..count {
-        let lanes = warp.taint.of(Place::Slot(access::slot(kernel, inst, inst.b, k)));
-        for word in k * bytes / 4..(k * bytes + bytes).div_ceil(4) {
-            words[word % W] |= lanes;
+        let bytes = warp.taint.bytes(Place::Slot(access::slot(kernel, inst, inst.b, k)));
+        for (all, bytes) in all.iter_mut().zip(bytes) {
+            *all |= (u32::from(bytes) & ((1 << size) - 1)) << (k * size);
         }
     }
-    words
+    all
 }
 
-/// Reads that a load made of bytes nobody wrote: by word of the access, the lanes; and the first byte of the first lane.
-pub(crate) fn met(warp: &Warp, env: &mut Env<'_>, words: [u32; 8], read: Read) {
-    let lanes = words.iter().fold(0, |all, word| all | word);
+/// A load of bytes nobody wrote: which bytes of the access of each lane, and the first of the first lane.
+pub(crate) fn met(warp: &Warp, env: &mut Env<'_>, bytes: AccessBytes, read: Read) {
+    let lanes = lanes_in(&bytes);
     let origin = Origin { pc: env.pc, cta: env.cta, warp: warp.index, lanes, read: Some(read) };
     if env.launch.settings.strict_init {
         if !env.seen(Detector::Uninitialised, None) {
@@ -168,8 +196,8 @@ pub(crate) fn met(warp: &Warp, env: &mut Env<'_>, words: [u32; 8], read: Read) {
     }
     match &mut env.undefined {
         // A generic load that reads several windows.
-        Some(undefined) => undefined.words.iter_mut().zip(words).for_each(|(all, word)| *all |= word),
-        None => env.undefined = Some(Undefined { origin, words }),
+        Some(undefined) => undefined.bytes.iter_mut().zip(bytes).for_each(|(all, bytes)| *all |= bytes),
+        None => env.undefined = Some(Undefined { origin, bytes }),
     }
 }
 
@@ -177,22 +205,26 @@ pub(crate) fn met(warp: &Warp, env: &mut Env<'_>, words: [u32; 8], read: Read) {
 #[cold]
 #[inline(never)]
 pub(crate) fn arrive(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
-    let Some(Undefined { origin, words }) = env.undefined.take() else { return };
+    let Some(Undefined { origin, bytes }) = env.undefined.take() else { return };
     let kernel = env.kernel;
     let rule = kernel.flows.rule(env.pc);
     if rule == Rule::Load {
-        let (count, bytes) = (access::count(inst), access::element(inst));
+        let (count, size) = (access::count(inst), access::element(inst));
+        let extended = inst.c & access::flags::SIGNED != 0;
         for k in 0..count {
             let place = Place::Slot(access::slot(kernel, inst, inst.d, k));
-            let range = k * bytes / 4..(k * bytes + bytes).div_ceil(4);
-            let lanes = words[range].iter().fold(0, |all, word| all | word);
-            warp.taint.put(kernel, place, lanes, lanes, &origin);
+            let element = |lane: usize| match (bytes[lane] >> (k * size)) & ((1 << size) - 1) {
+                0 => 0,
+                _ if extended => 0xFF,
+                bytes => bytes as u8,
+            };
+            warp.taint.put(kernel, place, lanes_in(&bytes), &std::array::from_fn(element), &origin);
         }
         return;
     }
-    let lanes = if rule == Rule::Together { mask } else { words.iter().fold(0, |all, word| all | word) & mask };
+    let lanes = if rule == Rule::Together { mask } else { lanes_in(&bytes) & mask };
     for place in kernel.flows.results(env.pc) {
-        warp.taint.put(kernel, *place, lanes, lanes, &origin);
+        warp.taint.put(kernel, *place, lanes, &whole(lanes), &origin);
     }
 }
 
@@ -220,43 +252,61 @@ pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, ma
         Rule::Load | Rule::Store | Rule::Atomic | Rule::Decide => (0, None),
         _ => warp.taint.union(flows.values(pc), mask),
     };
-    let lanes = match rule {
-        _ if lanes == 0 => 0,
-        Rule::Together => mask,
-        Rule::Select => {
-            let (a, b, c) = (Place::Slot(inst.a), Place::Slot(inst.b), Place::Pred(inst.c));
-            let chosen = warp.p(inst.c) ^ inst.x;
-            let of = |place| warp.taint.of(place);
-            of(c) | (of(a) & chosen) | (of(b) & !chosen)
-        }
-        Rule::Logic { and } => {
-            let invert = |bit: u32| if inst.x & bit != 0 { u32::MAX } else { 0 };
-            let side = |pred, bit| (warp.taint.of(Place::Pred(pred)), warp.p(pred) ^ invert(bit));
-            logic(and, side(inst.a, 1), side(inst.b, 2))
-        }
-        Rule::Compare => {
-            use crate::exec::pred::flag;
-            let (third, value) = (warp.taint.of(Place::Pred(inst.c)), warp.p(inst.c));
-            let value = if inst.y & flag::NOT_C != 0 { !value } else { value };
-            let (sources, _) = warp.taint.union(&[Place::Slot(inst.a), Place::Slot(inst.b)], mask);
-            // The comparison's own value is not known yet where it is defined; then the third operand decides.
-            match inst.y & (flag::OR | flag::XOR) {
-                0 => third | (sources & value),
-                flag::OR => third | (sources & !value),
-                _ => third | sources,
-            }
-        }
-        Rule::Shuffle => shuffled(warp, env, inst, mask),
-        _ => lanes,
-    };
     let Some(origin) = origin else {
         for place in flows.results(pc) {
             warp.taint.clear(kernel, *place, mask);
         }
         return;
     };
+    let bytes = match rule {
+        Rule::Copy { bytes } => return copy(warp, env, usize::from(bytes), mask, &origin),
+        Rule::Together => whole(mask),
+        Rule::Select => {
+            let (a, b) = (warp.taint.bytes(Place::Slot(inst.a)), warp.taint.bytes(Place::Slot(inst.b)));
+            let (open, chosen) = (warp.taint.of(Place::Pred(inst.c)), warp.p(inst.c) ^ inst.x);
+            let pick = |lane: usize| if chosen >> lane & 1 != 0 { a[lane] } else { b[lane] };
+            std::array::from_fn(|lane| if open >> lane & 1 != 0 { 0xFF } else { pick(lane) })
+        }
+        Rule::Logic { and } => {
+            let invert = |bit: u32| if inst.x & bit != 0 { u32::MAX } else { 0 };
+            let side = |pred, bit| (warp.taint.of(Place::Pred(pred)), warp.p(pred) ^ invert(bit));
+            whole(logic(and, side(inst.a, 1), side(inst.b, 2)))
+        }
+        Rule::Compare => {
+            let (third, value) = (warp.taint.of(Place::Pred(inst.c)), warp.p(inst.c));
+            let value = if inst.y & flag::NOT_C != 0 { !value } else { value };
+            let (sources, _) = warp.taint.union(&[Place::Slot(inst.a), Place::Slot(inst.b)], mask);
+            // Whether the comparison itself settles the result is not known before it runs.
+            whole(match inst.y & (flag::OR | flag::XOR) {
+                0 => third | (sources & value),
+                flag::OR => third | (sources & !value),
+                _ => third | sources,
+            })
+        }
+        Rule::Shuffle => shuffled(warp, env, inst, mask),
+        _ => whole(lanes),
+    };
     for place in flows.results(pc) {
-        warp.taint.put(kernel, *place, mask, lanes, &origin);
+        warp.taint.put(kernel, *place, mask, &bytes, &origin);
+    }
+}
+
+/// `mov`, of a whole register or between one and its parts.
+fn copy(warp: &mut Warp, env: &Env<'_>, bytes: usize, mask: u32, origin: &Origin) {
+    let (values, results) = (env.kernel.flows.values(env.pc), env.kernel.flows.results(env.pc));
+    if values.len() > 1 && results.len() > 1 || bytes > 8 {
+        return;
+    }
+    let (from, to) = (bytes / values.len().max(1), bytes / results.len().max(1));
+    let mut all = [0u32; LANES];
+    for (k, place) in values.iter().enumerate() {
+        for (all, part) in all.iter_mut().zip(warp.taint.bytes(*place)) {
+            *all |= (u32::from(part) & ((1 << from) - 1)) << (k * from);
+        }
+    }
+    for (k, place) in results.iter().enumerate() {
+        let part: Bytes = std::array::from_fn(|lane| (all[lane] >> (k * to) & ((1 << to) - 1)) as u8);
+        warp.taint.put(env.kernel, *place, mask, &part, origin);
     }
 }
 
@@ -267,13 +317,13 @@ fn logic(and: bool, (a, a_value): (u32, u32), (b, b_value): (u32, u32)) -> u32 {
     (a & b) | (a & !b & open(b_value)) | (b & !a & open(a_value))
 }
 
-/// The lanes that a shuffle gives an undefined value: the same shuffle of the taint itself, in the two slots that take
-/// results nobody wants.
-fn shuffled(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) -> u32 {
+/// The undefined bytes that a shuffle brings to each lane: the same shuffle of the taint itself, in the two slots that
+/// take results nobody wants.
+fn shuffled(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) -> Bytes {
     let own = [inst.b, inst.c].iter().fold(0, |all, slot| all | warp.taint.of(Place::Slot(*slot)));
-    let value = warp.taint.of(Place::Slot(inst.a));
+    let bytes = warp.taint.bytes(Place::Slot(inst.a));
     let (from, to) = (1, 0);
-    *warp.r32_mut(from) = std::array::from_fn(|lane| value >> lane & 1);
+    *warp.r32_mut(from) = bytes.map(u32::from);
     // Lanes that are not there are reported when the shuffle itself runs.
     let findings = std::mem::take(&mut env.findings);
     let sunk = u32::from(crate::ir::decode::SINK_PRED);
@@ -282,7 +332,10 @@ fn shuffled(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) -> u32 {
     unsafe { (inst.run)(warp, env, &shadow, mask) };
     env.findings = findings;
     let moved = warp.r32(to);
-    lanes_of(mask).fold(own, |all, lane| all | u32::from(moved[lane] == 1) << lane)
+    std::array::from_fn(|lane| match own >> lane & 1 {
+        0 => u8::try_from(moved[lane]).unwrap_or(0),
+        _ => 0xFF,
+    })
 }
 
 /// Reports undefined values of `places` among the lanes `mask`, which then count as defined: one mistake, one report.
@@ -303,7 +356,7 @@ fn decides(warp: &mut Warp, env: &mut Env<'_>, places: &[Place], mask: u32, what
 pub(crate) fn updated(warp: &Warp, env: &Env<'_>, inst: &Inst, replaces: bool) -> u32 {
     let operands = warp.taint.of(Place::Slot(inst.b)) | warp.taint.of(Place::Slot(inst.m));
     match &env.undefined {
-        Some(undefined) if !replaces => operands | undefined.words.iter().fold(0, |all, word| all | word),
+        Some(undefined) if !replaces => operands | lanes_in(&undefined.bytes),
         _ => operands,
     }
 }

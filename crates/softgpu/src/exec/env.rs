@@ -27,6 +27,8 @@ pub struct Env<'l> {
     pub copies: Copies,
     /// Order between the CTA's threads, for race detection.
     pub order: check::Order,
+    /// Who touched device memory; while a CTA runs its order has it.
+    pub(crate) global: check::Global,
     /// Counts by instruction.
     pub tally: Tally,
     /// Outputs that must be written exactly once.
@@ -53,6 +55,7 @@ impl<'l> Env<'l> {
             shared: Shared::default(),
             copies: Copies::default(),
             order: check::Order::default(),
+            global: check::Global::begin(),
             tally: Tally::new(launch.kernel.insts.len()),
             watch: check::WriteOnce::new(&launch.settings.watch),
             undefined: None,

@@ -7,7 +7,7 @@ use super::access::{Access, Raw, flags, lanes_of};
 use super::shared::{bytes, two_lanes};
 use super::warp::LANES;
 use super::{Env, Warp};
-use crate::check::race::{self, By, Race};
+use crate::check::race::{self, By, Clash, Race};
 use crate::check::taint::{self, Read};
 use crate::check::{Detector, lanes, watch_store};
 use crate::ir::Inst;
@@ -106,19 +106,26 @@ pub(super) fn load<const T: usize, const W: usize>(
 /// Looks for races of a load with stores of the same CTA, and remembers who read.
 #[inline(always)]
 fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access) {
-    if !env.launch.settings.checks.race || inst.c & flags::READ_ONLY != 0 {
+    if !env.launch.settings.checks.race {
         return;
     }
+    let promised = inst.c & flags::READ_ONLY != 0;
     let strong = inst.c & flags::STRONG != 0;
     let by = By { warp: warp.index, lane: 0, pc: env.pc, strong };
-    if !strong && access.consecutive && env.order.run_global::<T>(by, access.min, false) {
+    if !strong && access.consecutive && env.order.run_global::<T>(by, access.min, false, promised) {
         return;
     }
     let mask = if access.min == access.max { two_lanes(access.mask) } else { access.mask };
     for i in lanes_of(mask) {
         let address = access.address[i];
         for k in 0..W as u64 {
-            touch(warp, env, By { lane: i as u32, ..by }, address + 4 * k, bytes::<T>(address as u32), None);
+            let (by, at, bytes) = (By { lane: i as u32, ..by }, address + 4 * k, bytes::<T>(address as u32));
+            if promised {
+                let clash = env.order.touch_promised(by, at, bytes);
+                note(warp, env, by, at, None, clash);
+            } else {
+                touch(warp, env, by, at, bytes, None);
+            }
         }
         if strong {
             env.order.strong_load(warp.index, address & !3, inst.c & flags::ACQUIRE != 0);
@@ -129,7 +136,14 @@ fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, in
 /// One lane touches one word of device memory.
 #[inline(always)]
 pub(super) fn touch(warp: &Warp, env: &mut Env<'_>, by: By, address: u64, bytes: u32, write: Option<bool>) {
-    if let Some(clash) = env.order.touch_global(by, address, bytes, write) {
+    let clash = env.order.touch_global(by, address, bytes, write);
+    note(warp, env, by, address, write, clash);
+}
+
+/// Reports the race of an access, if there is one.
+#[inline(always)]
+fn note(warp: &Warp, env: &mut Env<'_>, by: By, address: u64, write: Option<bool>, clash: Option<Clash>) {
+    if let Some(clash) = clash {
         let race = Race { detector: Detector::GlobalRace, address, wrote: write.is_some(), clash };
         race::report(env, warp, by.lane, race, |env| env.launch.memory.describe(address));
     }
@@ -191,21 +205,19 @@ fn load_lanes<const T: usize, const W: usize>(launch: &Launch, access: &Access) 
 #[cold]
 #[inline(never)]
 pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) {
-    let mut words = [0u32; 8];
+    let mut missing = [0u32; LANES];
     let mut first = None;
     for lane in access.lanes() {
         let Some(allocation) = one::<T>(env.launch, access.address[lane]) else { continue };
         let offset = access.address[lane] - allocation.base();
-        for (k, lanes) in words.iter_mut().enumerate().take(T.div_ceil(4)) {
-            let at = offset + 4 * k as u64;
-            if let Some(at) = allocation.first_invalid(at, (T as u64).min(4)) {
-                *lanes |= 1 << lane;
-                first.get_or_insert(allocation.base() + at);
-            }
+        if let Some(at) = allocation.first_invalid(offset, T as u64) {
+            first.get_or_insert(allocation.base() + at);
+            let is_missing = |byte: &u64| allocation.first_invalid(offset + byte, 1).is_some();
+            missing[lane] = (0..T as u64).filter(is_missing).fold(0, |all, byte| all | 1 << byte);
         }
     }
     if let Some(address) = first {
-        taint::met(warp, env, words, Read { window: Window::Global, address, bytes: T });
+        taint::met(warp, env, missing, Read { window: Window::Global, address, bytes: T });
     }
 }
 
@@ -251,7 +263,7 @@ fn write_marks<const T: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, acce
     if inst.c & flags::STRONG != 0 || !access.consecutive {
         return false;
     }
-    env.order.run_global::<T>(By { warp: warp.index, lane: 0, pc: env.pc, strong: false }, access.min, true)
+    env.order.run_global::<T>(By { warp: warp.index, lane: 0, pc: env.pc, strong: false }, access.min, true, false)
 }
 
 /// Stores into a block that holds the whole access.

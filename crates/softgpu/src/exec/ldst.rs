@@ -322,20 +322,18 @@ fn load_local<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, ac
         return None;
     }
     let mut raw = [[0; LANES]; W];
-    let (mut words, mut first) = ([0u32; 8], None);
+    let (mut missing, mut first) = ([0u32; LANES], None);
     for lane in access.lanes() {
         let from = lane * warp.local_stride + access.address[lane] as usize;
         put_bytes(&mut raw, lane, &warp.local[from..from + T]);
         let written = &warp.local_valid[from..from + T];
         if let Some(at) = written.iter().position(|written| !written) {
             first.get_or_insert(access.address[lane] + at as u64);
-            for (lanes, written) in words.iter_mut().zip(written.chunks(4)) {
-                *lanes |= u32::from(written.contains(&false)) << lane;
-            }
+            missing[lane] = written.iter().rev().fold(0, |all, written| all << 1 | u32::from(!written));
         }
     }
     if let (true, Some(at)) = (env.launch.settings.checks.init, first) {
-        taint::met(warp, env, words, Read { window: Window::Local(at as u32), address: at, bytes: T });
+        taint::met(warp, env, missing, Read { window: Window::Local(at as u32), address: at, bytes: T });
     }
     Some(raw)
 }
@@ -350,14 +348,14 @@ fn store_local<const T: usize, const W: usize>(
     if !local_inside::<T>(warp, env, access, "store of") {
         return;
     }
-    let undefined = if warp.taint.any() { taint::stored::<W>(warp, env.kernel, inst) } else { [0; W] };
+    let undefined = if warp.taint.any() { taint::stored(warp, env.kernel, inst) } else { [0; LANES] };
     for lane in access.lanes() {
         let to = lane * warp.local_stride + access.address[lane] as usize;
         for (i, byte) in warp.local[to..to + T].iter_mut().enumerate() {
             *byte = raw[i / 4][lane].to_le_bytes()[i % 4];
         }
         for (i, written) in warp.local_valid[to..to + T].iter_mut().enumerate() {
-            *written = undefined[i / 4] >> lane & 1 == 0;
+            *written = undefined[lane] >> i & 1 == 0;
         }
     }
 }

@@ -150,22 +150,22 @@ pub(super) fn bytes<const T: usize>(at: u32) -> u32 {
 #[cold]
 #[inline(never)]
 pub(super) fn check_init<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32) {
-    let mut words = [0u32; 8];
+    let mut undefined = [0u32; LANES];
     let mut first = None;
     for lane in lanes_of(mask) {
         let at = access.address[lane] as u32;
-        for (word, lanes) in words.iter_mut().enumerate().take(T.div_ceil(4)) {
-            let (at, need) = (at + 4 * word as u32, bytes::<T>(at) as u8);
-            let missing = need & !env.shared.valid(at);
+        let shift = if T < 4 { at % 4 } else { 0 };
+        for word in 0..T.div_ceil(4) as u32 {
+            let missing = bytes::<T>(at) & !u32::from(env.shared.valid(at + 4 * word));
             if missing != 0 {
-                *lanes |= 1 << lane;
-                first.get_or_insert(at & !3 | missing.trailing_zeros());
+                first.get_or_insert((at + 4 * word) & !3 | missing.trailing_zeros());
+                undefined[lane] |= missing >> shift << (4 * word);
             }
         }
     }
     if let Some(at) = first {
         let read = Read { window: Window::Shared(at), address: u64::from(at), bytes: T };
-        taint::met(warp, env, words, read);
+        taint::met(warp, env, undefined, read);
     }
 }
 
@@ -209,18 +209,20 @@ pub(super) fn store<const T: usize, const W: usize>(
         }
     }
     if warp.taint.any() {
-        spoil::<T, W>(warp, env, inst, access, mask);
+        spoil::<T>(warp, env, inst, access, mask);
     }
 }
 
 /// What was stored is undefined in some lanes: so are the bytes again.
 #[cold]
 #[inline(never)]
-fn spoil<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, mask: u32) {
-    for (k, lanes) in taint::stored::<W>(warp, env.kernel, inst).into_iter().enumerate() {
-        for lane in lanes_of(lanes & mask) {
-            let at = access.address[lane] as u32;
-            env.shared.invalidate(at + 4 * k as u32, bytes::<T>(at));
+fn spoil<const T: usize>(warp: &Warp, env: &mut Env<'_>, inst: &Inst, access: &Access, mask: u32) {
+    let undefined = taint::stored(warp, env.kernel, inst);
+    for lane in lanes_of(mask) {
+        let at = access.address[lane] as u32;
+        let shift = if T < 4 { at % 4 } else { 0 };
+        for word in 0..T.div_ceil(4) as u32 {
+            env.shared.invalidate(at + 4 * word, undefined[lane] >> (4 * word) << shift & bytes::<T>(at));
         }
     }
 }

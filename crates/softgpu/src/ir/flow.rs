@@ -24,6 +24,11 @@ pub enum Place {
 pub enum Rule {
     /// Results of a lane depend on all sources of the same lane.
     Lanes,
+    /// `mov`: bytes go where they go; of values one after the other, or to results one after the other.
+    Copy {
+        /// All of them together.
+        bytes: u16,
+    },
     /// `selp`: on the predicate and on the chosen source.
     Select,
     /// Logic of predicates: a false operand of `and` and a true one of `or` settle the result alone.
@@ -133,6 +138,10 @@ pub(super) fn of(info: RegInfo) -> Place {
 fn rule(statement: &Statement, inst: &Inst) -> Rule {
     let effect = inst.kind == Kind::Effect;
     match statement.op() {
+        "mov" => match statement.last_type() {
+            Some(ty) if ty != Type::Pred => Rule::Copy { bytes: ty.bytes() as u16 },
+            _ => Rule::Lanes,
+        },
         "selp" => Rule::Select,
         "and" | "or" if statement.has(Type::Pred.name()) => Rule::Logic { and: statement.op() == "and" },
         "setp" | "set" => Rule::Compare,

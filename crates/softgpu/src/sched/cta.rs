@@ -79,7 +79,7 @@ impl Cta {
         let kernel = &*launch.kernel;
         let Body { mut warps, mut shared, mut order } = body;
         shared.reset();
-        order.restart(warps.len() as u32);
+        order.restart(warps.len() as u32, index);
         let poison = launch.settings.poison();
         for running in &mut warps {
             running.warp.reset(&kernel.poisoned, poison);
@@ -109,8 +109,10 @@ impl Cta {
     /// Runs until `env.clock` reaches `until`.
     pub fn run(&mut self, env: &mut Env<'_>, random: Option<&mut Random>, until: u64) -> Slice {
         self.swap(env);
+        env.order.enter(std::mem::take(&mut env.global));
         (env.cta, env.cta_index) = (self.coordinates, self.index);
         let slice = self.rounds(env, random, until);
+        env.global = env.order.leave();
         self.swap(env);
         slice
     }

@@ -26,6 +26,7 @@ pub fn run(launch: &Launch) -> Outcome {
     if env.fault.is_none() {
         check::finish(&mut env);
     }
+    std::mem::take(&mut env.global).end();
     let counters = Counters::fold(&env.tally, kernel);
     let mut fault = env.fault;
     if let (None, true, Some(finding)) = (&fault, launch.settings.findings_fail, env.findings.first()) {

@@ -12,5 +12,6 @@ mod random;
 mod split;
 mod step;
 
+pub(crate) use cta::coordinates;
 pub use grid::run;
 pub(crate) use random::Random;

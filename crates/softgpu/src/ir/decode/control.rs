@@ -17,7 +17,7 @@ ops! {
         warp.w64(inst.d, mask, &now)
     };
     /// `bar.warp.sync`: orders the memory accesses of the lanes that take part.
-    WARP_SYNC = |warp, env, _, mask| env.order.warp_sync(warp.index, mask);
+    WARP_SYNC = |warp, env, _, mask| env.order.warp_sync(warp.index, mask | !warp.live);
     /// Memory is sequentially consistent here, so a fence changes no value: it orders accesses for race detection.
     FENCE = |warp, env, _, _| env.order.fence(warp.index);
 }

@@ -1,0 +1,177 @@
+//! Order between the CTAs of one launch.
+//!
+//! CTAs run in any order and at the same time, so nothing orders them but what they tell each other: a fence, then a
+//! strong store or an atomic operation on a word; there a strong load or an atomic operation, then a fence or a barrier.
+//! Each word that CTAs speak through has a log of what was handed over with it. What a warp knows of other CTAs is how
+//! far it has read in which logs: most warps have read in none.
+
+use super::clocks::{Vector, WARPS};
+use std::collections::HashMap;
+
+/// How far somebody has read in the log of each word; ascending by word.
+pub(super) type Reach = Vec<(u64, u32)>;
+
+/// What one strong store handed over.
+struct Entry {
+    /// The clock of the storing CTA at its warp's last fence.
+    clock: Box<Vector>,
+    /// What that warp knew of other CTAs at its last fence.
+    reach: Reach,
+    warp: u32,
+    /// The warp's step when it last stored: its own accesses to the word, up to there, come with it.
+    at: u32,
+}
+
+/// What was handed over through one word.
+#[derive(Default)]
+struct Log {
+    entries: Vec<Entry>,
+    by_cta: HashMap<u64, Vec<u32>>,
+}
+
+/// Steps of a launch and which CTA they belong to, and what CTAs told each other.
+#[derive(Default)]
+pub(super) struct Across {
+    /// Steps below this one belong to earlier launches.
+    pub(super) old: u32,
+    /// The first step that nobody has.
+    next: u32,
+    /// Where runs of steps begin, and whose they are.
+    segments: Vec<(u32, u64)>,
+    logs: HashMap<u64, Log>,
+}
+
+/// What one warp has seen of other CTAs and made good by a fence or a barrier.
+#[derive(Clone, Default)]
+pub(super) struct Far {
+    seen: Reach,
+    known: Reach,
+    /// At its last fence.
+    published: Reach,
+}
+
+impl Across {
+    /// A new launch: all that went before is ordered before it.
+    pub(super) fn begin(&mut self) {
+        // Step 0 is that of no access.
+        self.next = self.next.max(1);
+        self.old = self.next;
+        self.segments.clear();
+        self.logs.clear();
+    }
+
+    /// The steps that are left run out soon.
+    pub(super) fn is_worn(&self) -> bool {
+        self.next > super::clocks::LAST_STEP
+    }
+
+    /// A CTA begins or goes on; returns the first of the steps that are its own from now on.
+    pub(super) fn enter(&mut self, cta: u64) -> u32 {
+        if self.segments.last().is_none_or(|last| last.1 != cta) {
+            self.segments.push((self.next, cta));
+        }
+        self.next
+    }
+
+    /// It ends or pauses, its last step being `last`.
+    pub(super) fn leave(&mut self, last: u32) {
+        self.next = self.next.max(last.saturating_add(1));
+    }
+
+    /// The CTA that a step of this launch belongs to.
+    pub(super) fn owner(&self, step: u32) -> Option<u64> {
+        let after = self.segments.partition_point(|(start, _)| *start <= step);
+        after.checked_sub(1).map(|at| self.segments[at].1)
+    }
+
+    /// A warp stores to `word` what it had published at its last fence.
+    pub(super) fn publish(&mut self, word: u64, cta: u64, warp: u32, at: u32, clock: &Vector, far: &Far) {
+        let log = self.logs.entry(key(word)).or_default();
+        let own = log.by_cta.entry(cta).or_default();
+        let last = own.last().map(|&last| &mut log.entries[last as usize]);
+        if let Some(last) = last.filter(|e| e.warp == warp && *e.clock == *clock && e.reach == far.published) {
+            last.at = at;
+            return;
+        }
+        own.push(log.entries.len() as u32);
+        log.entries.push(Entry { clock: Box::new(*clock), reach: far.published.clone(), warp, at });
+    }
+
+    /// A warp has read what stands in the log of `word`; `acquire` when it counts at once.
+    pub(super) fn observe(&self, word: u64, far: &mut Far, acquire: bool) {
+        let Some(log) = self.logs.get(&key(word)) else { return };
+        raise(&mut far.seen, key(word), log.entries.len() as u32);
+        if acquire {
+            self.learn(far);
+        }
+    }
+
+    /// A fence or a barrier makes good what a warp has seen.
+    pub(super) fn learn(&self, far: &mut Far) {
+        let mut open: Reach = std::mem::take(&mut far.seen);
+        while let Some((word, length)) = open.pop() {
+            let before = far.known.iter().find(|known| known.0 == word).map_or(0, |known| known.1);
+            if length <= before {
+                continue;
+            }
+            raise(&mut far.known, word, length);
+            // Order is transitive: what they knew is known.
+            if let Some(log) = self.logs.get(&word) {
+                let new = &log.entries[before as usize..length as usize];
+                open.extend(new.iter().flat_map(|entry| entry.reach.iter().copied()));
+            }
+        }
+    }
+
+    /// Whether an access in step `step` of warp `warp` of another CTA is ordered before what a warp does now that knows
+    /// as much as `far`. `word` is the word it touched by a strong access.
+    pub(super) fn orders(&self, far: &Far, cta: u64, warp: u32, step: u32, word: Option<u64>) -> bool {
+        let any = |reach: &Reach, told: &dyn Fn(u64, &Entry) -> bool| {
+            reach.iter().any(|(word, length)| {
+                let Some(log) = self.logs.get(word) else { return false };
+                let own = log.by_cta.get(&cta).map_or(&[][..], Vec::as_slice);
+                own.iter().take_while(|at| *at < length).any(|at| told(*word, &log.entries[*at as usize]))
+            })
+        };
+        let handed = |_: u64, e: &Entry| step <= e.clock[warp as usize % WARPS];
+        let own = |log: u64, e: &Entry| Some(log) == word.map(key) && e.warp == warp && step <= e.at;
+        any(&far.known, &handed) || any(&far.known, &own) || any(&far.seen, &own)
+    }
+}
+
+impl Far {
+    /// A fence of device scope: the next strong store hands over what is known now.
+    pub(super) fn fence(&mut self) {
+        self.published.clone_from(&self.known);
+    }
+
+    /// Whether it has seen anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.seen.is_empty() && self.known.is_empty()
+    }
+
+    /// What it knows.
+    pub(super) fn known(&self) -> &Reach {
+        &self.known
+    }
+
+    /// Takes over what others know.
+    pub(super) fn join(&mut self, reach: &Reach) {
+        for (word, length) in reach {
+            raise(&mut self.known, *word, *length);
+        }
+    }
+}
+
+/// Moves the mark in the log of `word` to `length`, if it is not there yet.
+fn raise(reach: &mut Reach, word: u64, length: u32) {
+    match reach.binary_search_by_key(&word, |known| known.0) {
+        Ok(at) => reach[at].1 = reach[at].1.max(length),
+        Err(at) => reach.insert(at, (word, length)),
+    }
+}
+
+/// The two halves of a word of 64 bits are one.
+fn key(word: u64) -> u64 {
+    word & !7
+}
