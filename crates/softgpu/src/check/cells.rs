@@ -2,8 +2,8 @@
 
 use super::clocks::WARPS;
 use super::marks::{
-    Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, View, Who, merge, share,
-    step_of, warp_of,
+    COVERED, Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, View, Who, is_plain,
+    merge, share, step_of, warp_of,
 };
 
 /// Marks of a run of words.
@@ -13,7 +13,8 @@ pub(super) struct Cells {
     write: Vec<Mark>,
     /// The read since; or, with the top bit set, the number of a [`Tables::readers`] entry.
     read: Vec<Mark>,
-    /// A read since by another CTA than that of `read`; for device memory.
+    /// For device memory: a read since by another CTA than that of `read`; or, marked [`COVERED`], an earlier plain
+    /// write that only strong ones of its CTA followed.
     other: Vec<Mark>,
     /// The launch (by its first step) that last had something in `other`.
     other_in: u32,
@@ -30,7 +31,7 @@ pub(super) struct Tables {
     free_bytes: Vec<u32>,
 }
 
-/// The last write, the read since, and the read since by another CTA.
+/// The last write, the read since, and what else still matters (see [`Cells::other`]).
 #[derive(Clone, Copy, Default)]
 struct Marks {
     write: Mark,
@@ -116,7 +117,7 @@ impl Cells {
             return false;
         }
         for (other, read) in self.other[run.clone()].iter_mut().zip(reads) {
-            *other = if foreign(*read) { *read } else { *other };
+            *other = if foreign(*read) & (*other & SHARES != COVERED) { *read } else { *other };
         }
         self.other_in = view.old();
         true
@@ -151,7 +152,9 @@ impl Cells {
     ) -> Option<Clash> {
         let glance = view.glance(who.warp);
         let easy = if write.is_some() {
-            glance.settles(self.write[i]) & glance.allows_write(self.read[i]) && !self.has_other(view)
+            // A plain write under a strong one is kept.
+            let covers = who.is_strong() && view.across.is_some() && view.is_new(self.write[i]);
+            glance.settles(self.write[i]) & glance.allows_write(self.read[i]) && !covers && !self.has_other(view)
         } else {
             glance.settles(self.write[i]) & glance.settles(self.read[i]) && !who.is_promised()
         };
@@ -213,6 +216,16 @@ impl Cells {
         first
     }
 
+    /// The last write of a word in this launch (for shared memory: of this CTA).
+    pub(super) fn last_write(&self, view: &View<'_>, tables: &Tables, i: usize) -> Option<Clash> {
+        let mark = match *self.write.get(i)? {
+            mark if mark & TABLE != 0 => tables.bytes[mark as u32 as usize].iter().map(|m| m.write).max()?,
+            mark => mark,
+        };
+        let known = if view.across.is_some() { view.is_new(mark) } else { step_of(mark) > view.clocks.base() };
+        known.then(|| view.clash(mark, true, false))
+    }
+
     /// From now on somebody has to look at `other`.
     fn note_other(&mut self, view: &View<'_>, other: Mark) {
         if other != 0 && !self.has_other(view) {
@@ -252,6 +265,10 @@ impl Tables {
         if write != Some(true) && !view.settled(marks.write, who) {
             found = Some(view.clash(marks.write, true, false));
         }
+        let covered = marks.other & SHARES == COVERED;
+        if write != Some(true) && covered && !view.settled(marks.other, who) {
+            found = found.or(Some(view.clash(marks.other, true, false)));
+        }
         if write.is_none() {
             if who.is_promised() && view.is_new(marks.write) {
                 found = found.or(Some(view.clash(marks.write, true, true)));
@@ -259,7 +276,7 @@ impl Tables {
             self.add_reader(view, marks, who);
             return found;
         }
-        for read in [marks.read, marks.other] {
+        for read in [marks.read, if covered { 0 } else { marks.other }] {
             let readers = match read & TABLE {
                 0 => std::slice::from_ref(&read),
                 _ => &self.readers[read as u32 as usize],
@@ -271,7 +288,13 @@ impl Tables {
         if marks.read & TABLE != 0 {
             self.free_readers.push(marks.read as u32);
         }
-        *marks = Marks { write: who.mark, read: 0, other: 0 };
+        let own = |mark: Mark| view.is_new(mark) && view.foreign(mark).is_none();
+        let other = match view.across {
+            Some(_) if who.is_strong() && covered && own(marks.other) => marks.other,
+            Some(_) if who.is_strong() && is_plain(marks.write) && own(marks.write) => marks.write | COVERED,
+            _ => 0,
+        };
+        *marks = Marks { write: who.mark, read: 0, other };
         found
     }
 
@@ -289,7 +312,10 @@ impl Tables {
         }
         if *r & TABLE == 0 {
             if view.foreign(*r).is_some() {
-                (marks.other, *r) = (*r, who.mark);
+                if marks.other & SHARES != COVERED {
+                    marks.other = *r;
+                }
+                *r = who.mark;
                 return;
             }
             let known = step_of(*r) < view.old() || step_of(*r) <= clocks.knows(who.warp, warp_of(*r));

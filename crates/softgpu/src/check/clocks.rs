@@ -23,6 +23,8 @@ pub(super) type Vector = [u32; WARPS];
 pub(super) struct Clocks {
     warps: usize,
     cta: u64,
+    /// Its steps come after this one.
+    base: u32,
     /// The first of the steps that are the CTA's own since it last began or went on.
     from: u32,
     clock: Box<[Vector; WARPS]>,
@@ -51,6 +53,7 @@ impl Default for Clocks {
         let mut clocks = Clocks {
             warps: 0,
             cta: 0,
+            base: 0,
             from: 0,
             clock: Box::new([[0; WARPS]; WARPS]),
             since: [0; WARPS],
@@ -73,7 +76,7 @@ impl Clocks {
     pub(super) fn restart(&mut self, warps: u32, cta: u64, base: u32) {
         self.warps = (warps as usize).min(WARPS);
         self.cta = cta;
-        self.from = base;
+        (self.base, self.from) = (base, base);
         for (w, clock) in self.clock.iter_mut().enumerate() {
             *clock = [base; WARPS];
             clock[w] = base + 1;
@@ -99,6 +102,11 @@ impl Clocks {
     /// The CTA.
     pub(super) fn cta(&self) -> u64 {
         self.cta
+    }
+
+    /// Its steps come after this one.
+    pub(super) fn base(&self) -> u32 {
+        self.base
     }
 
     /// The first of the steps that are surely its own.

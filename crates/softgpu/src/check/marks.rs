@@ -17,6 +17,8 @@ pub(super) const LANE_AT: u32 = 20;
 /// Two bits: the word is shared by this lane alone, by two lanes with a half each, or by four with a byte each.
 pub(super) const SHARE_AT: u32 = 18;
 pub(super) const SHARES: Mark = 3 << SHARE_AT;
+/// Of that field: a plain write that strong ones followed.
+pub(super) const COVERED: Mark = SHARES;
 /// A load of data that are promised not to change while the kernel runs.
 pub(super) const PROMISED: Mark = 1 << 17;
 const PC: Mark = PROMISED - 1;
@@ -50,6 +52,11 @@ impl Who {
     #[inline(always)]
     pub(super) fn promised(self) -> Who {
         Who { mark: self.mark | PROMISED, ..self }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_strong(&self) -> bool {
+        self.mark & STRONG != 0
     }
 
     #[inline(always)]
@@ -195,9 +202,14 @@ impl Glance {
     }
 }
 
+/// A write that is neither strong nor an entry of a table.
+pub(super) fn is_plain(mark: Mark) -> bool {
+    mark & (STRONG | TABLE) == 0
+}
+
 /// The part of a mark that is one byte's.
 pub(super) fn share(mark: Mark, byte: u64) -> Mark {
-    if mark & TABLE != 0 {
+    if mark & TABLE != 0 || mark & SHARES == COVERED {
         return mark;
     }
     let lane = match mark >> SHARE_AT & 3 {

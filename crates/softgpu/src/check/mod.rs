@@ -5,6 +5,7 @@ mod clocks;
 mod far;
 mod marks;
 mod once;
+pub(crate) mod poll;
 pub(crate) mod race;
 mod report;
 pub(crate) mod taint;

@@ -114,7 +114,9 @@ pub(crate) fn hang<'w>(env: &mut Env<'_>, warps: impl Iterator<Item = &'w Warp>,
         Window::Shared(at) => (env.shared.name(at), env.shared.load(at)),
         _ => {
             let mut word = [0; 4];
-            env.launch.memory.read(address & !3, &mut word);
+            if let Some((_, allocation)) = env.launch.memory.at_or_before(address) {
+                allocation.read((address & !3) - allocation.base(), &mut word);
+            }
             (env.launch.memory.describe(address), u32::from_le_bytes(word))
         }
     };

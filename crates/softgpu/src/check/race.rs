@@ -7,6 +7,7 @@ pub(crate) use super::marks::Clash;
 use super::marks::{View, Who};
 use super::{Detector, Finding};
 use crate::exec::{Env, Warp};
+use crate::mem::windows::{Window, classify};
 use crate::sched::coordinates;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -178,8 +179,8 @@ impl Order {
     #[inline(always)]
     pub(crate) fn lane_shared(&mut self, by: By, at: u32, words: usize, write: bool) -> bool {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        let floor = self.clocks.floor(by.warp);
-        self.shared.run(at as usize / 4, words, Grain::Words(words), floor, &who, write)
+        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        self.shared.run(&view, at as usize / 4, words, Grain::Words(words), &who, write)
     }
 
     /// Makes marks for so many words of shared memory.
@@ -194,6 +195,21 @@ impl Order {
     pub(crate) fn touch_global(&mut self, by: By, address: u64, bytes: u32, write: Option<bool>) -> Option<Clash> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
         self.touch_by(who, address, bytes, write)
+    }
+
+    /// Who wrote the word at a generic address last in this launch, if somebody did and races are looked for.
+    pub(crate) fn last_writer(&self, address: u64) -> Option<(u64, Clash)> {
+        let (cells, tables, across, at) = match classify(address) {
+            Window::Shared(at) => (&self.shared, &self.tables, None, at / 4),
+            _ => {
+                let page = *self.global.page_of.get(&(address / PAGE))? as usize;
+                let at = (address % PAGE / 4) as u32;
+                (self.global.pages.get(page)?, &self.global.tables, Some(&self.global.across), at)
+            }
+        };
+        let view = View { clocks: &self.clocks, across, word: address & !3 };
+        let clash = cells.last_write(&view, tables, at as usize)?;
+        Some((clash.cta.unwrap_or(self.clocks.cta()), clash))
     }
 
     /// A read of data that are promised not to change.

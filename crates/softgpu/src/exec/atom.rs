@@ -4,6 +4,7 @@ use super::access::{Access, flags, lanes_of};
 use super::ldst::{Target, split};
 use super::warp::LANES;
 use super::{Env, Warp, global, ops, shared};
+use crate::check::poll;
 use crate::check::race::By;
 use crate::check::taint;
 use crate::ir::Inst;
@@ -151,10 +152,15 @@ fn run<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u3
     let mut done = 0;
     for (target, access) in split::<T>(target, &Access::new::<T>(warp, inst, mask)) {
         let step = |lane: usize, old: u64| apply(action, ty, old, operand[lane], second[lane]);
+        let before = env.spins.changes;
         done |= match target {
             Target::Shared => in_shared::<T>(warp, env, inst, &access, &mut old, step),
             _ => in_global::<T>(warp, env, inst, &access, &mut old, step),
         };
+        if env.spins.changes == before {
+            let window = if target == Target::Shared { windows::SHARED } else { 0 };
+            poll::polled(warp, env, &access, window, T);
+        }
     }
     if wide {
         warp.w64(inst.d, done, &old);
@@ -178,6 +184,7 @@ fn in_shared<const T: usize>(
         shared::check_init::<T>(warp, env, access, mask);
     }
     let undefined = taint::updated(warp, env, inst, replaces(inst));
+    let mut changed = false;
     env.order.cover_shared(env.shared.len_words());
     for lane in lanes_of(mask) {
         let at = access.address[lane] as u32;
@@ -192,13 +199,19 @@ fn in_shared<const T: usize>(
         if T == 8 {
             old[lane] = u64::from(low) | u64::from(env.shared.load(at + 4)) << 32;
             let new = step(lane, old[lane]);
+            changed |= new != old[lane];
             env.shared.store(at, new as u32, 0xF);
             env.shared.store(at + 4, (new >> 32) as u32, 0xF);
         } else {
             let (shift, bytes) = (if T == 2 { at % 4 * 8 } else { 0 }, shared::bytes::<T>(at));
             old[lane] = u64::from(global::narrow::<T>(low, at as usize));
-            env.shared.store(at, (step(lane, old[lane]) as u32) << shift, bytes);
+            let new = step(lane, old[lane]);
+            changed |= new as u32 != old[lane] as u32;
+            env.shared.store(at, (new as u32) << shift, bytes);
         }
+    }
+    if changed {
+        env.spins.change();
     }
     for lane in lanes_of(undefined & mask) {
         let at = access.address[lane] as u32;
@@ -228,6 +241,7 @@ fn in_global<const T: usize>(
             taint::published(warp, env, access.mask);
         }
     }
+    let mut changed = false;
     for lane in lanes_of(access.mask) {
         let address = access.address[lane];
         if env.launch.settings.checks.race {
@@ -237,7 +251,15 @@ fn in_global<const T: usize>(
                 global::touch(warp, env, by, address + 4 * word, shared::bytes::<T>(address as u32), Some(false));
             }
         }
-        old[lane] = update::<T>(env.launch, address, |old| step(lane, old));
+        let mut new = 0;
+        old[lane] = update::<T>(env.launch, address, |old| {
+            new = step(lane, old);
+            new
+        });
+        changed |= new != old[lane];
+    }
+    if changed {
+        env.spins.change();
     }
     access.mask
 }
@@ -257,7 +279,7 @@ fn hand_over(env: &mut Env<'_>, warp: &Warp, word: u64, inst: &Inst) {
 static WIDE: Mutex<()> = Mutex::new(());
 
 /// Replaces the element at an address, which was checked; returns the old one.
-fn update<const T: usize>(launch: &Launch, address: u64, step: impl Fn(u64) -> u64) -> u64 {
+fn update<const T: usize>(launch: &Launch, address: u64, mut step: impl FnMut(u64) -> u64) -> u64 {
     let Some((_, allocation)) = launch.memory.at_or_before(address) else { return 0 };
     let (block, start) = allocation.block(address - allocation.base());
     let at = (address - allocation.base() - start) as usize;
@@ -273,7 +295,7 @@ fn update<const T: usize>(launch: &Launch, address: u64, step: impl Fn(u64) -> u
     } else {
         let shift = if T == 2 { at % 4 * 8 } else { 0 };
         let keep = if T == 2 { !(0xFFFF << shift) } else { 0 };
-        let new = |old: u32| {
+        let mut new = |old: u32| {
             let part = u64::from(global::narrow::<T>(old, at));
             old & keep | (step(part) as u32) << shift & !keep
         };

@@ -192,7 +192,7 @@ fn read_source<const T: usize>(warp: &Warp, env: &mut Env<'_>, copy: &mut Starte
     env.tally.global_load::<T>(env.pc, from);
     if checks.race {
         let by = By { warp: warp.index, lane: 0, pc: env.pc, strong: false };
-        if !(from.consecutive && env.order.run_global::<T>(by, from.min, false)) {
+        if !(from.consecutive && env.order.run_global::<T>(by, from.min, false, false)) {
             for lane in from.lanes() {
                 for word in 0..u64::from(copy.length[lane]).div_ceil(4) {
                     let bytes = if 4 * word + 4 > u64::from(copy.length[lane]) { copy.length[lane] % 4 } else { 4 };

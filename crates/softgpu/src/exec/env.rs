@@ -35,6 +35,8 @@ pub struct Env<'l> {
     pub(crate) watch: Option<check::WriteOnce>,
     /// What the running load met that nobody wrote.
     pub(crate) undefined: Option<check::taint::Undefined>,
+    /// Whether memory changes, and who waits for that.
+    pub(crate) spins: check::poll::Spins,
     /// What ends the launch; the first one stays.
     pub fault: Option<Fault>,
     /// What the checks found so far.
@@ -59,6 +61,7 @@ impl<'l> Env<'l> {
             tally: Tally::new(launch.kernel.insts.len()),
             watch: check::WriteOnce::new(&launch.settings.watch),
             undefined: None,
+            spins: Default::default(),
             fault: None,
             findings: Vec::new(),
             clock: 0,

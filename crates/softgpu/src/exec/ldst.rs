@@ -4,6 +4,7 @@ use super::access::{Access, Raw, collect, flags, lanes_of, scatter};
 use super::warp::LANES;
 use super::{Env, Warp, global, ops, shared};
 use crate::check::lanes;
+use crate::check::poll;
 use crate::check::taint::{self, Read};
 use crate::ir::Inst;
 use crate::launch::code;
@@ -175,6 +176,9 @@ fn load_global<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_
     let access = Access::new::<T>(warp, inst, mask);
     if let Some(raw) = global::load::<T, W>(warp, env, inst, &access) {
         scatter(warp, env.kernel, inst, mask, &raw);
+        if inst.c & flags::STRONG != 0 {
+            poll::polled(warp, env, &access, 0, T);
+        }
     }
 }
 
@@ -196,6 +200,9 @@ fn load_shared<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_
     let access = Access::new::<T>(warp, inst, mask);
     if let Some(raw) = shared::load::<T, W>(warp, env, inst, &access) {
         scatter(warp, env.kernel, inst, mask, &raw);
+        if inst.c & flags::STRONG != 0 {
+            poll::polled(warp, env, &access, windows::SHARED, T);
+        }
     }
 }
 
@@ -246,6 +253,10 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
                 };
                 let Some(raw) = raw else { return };
                 scatter(warp, env.kernel, inst, access.mask, &raw);
+                if inst.c & flags::STRONG != 0 {
+                    let window = if target == Target::Shared { windows::SHARED } else { 0 };
+                    poll::polled(warp, env, &access, window, T);
+                }
             }
             Way::Store(_) => {
                 let raw = collect::<W>(warp, env.kernel, inst);

@@ -181,6 +181,7 @@ pub(super) fn store<const T: usize, const W: usize>(
     let Some(mask) = inside::<T>(warp, env, access, "store of") else { return };
     env.tally.shared::<T>(env.pc, access, mask);
     let strong = inst.c & flags::STRONG != 0;
+    let mut changed = !warp.polls.any();
     let mut race = env.launch.settings.checks.race;
     let release = inst.c & flags::RELEASE != 0;
     if race {
@@ -205,8 +206,12 @@ pub(super) fn store<const T: usize, const W: usize>(
                 let by = By { warp: warp.index, lane: i as u32, pc: env.pc, strong };
                 touch(warp, env, by, at, bytes, Some(same));
             }
+            changed = changed || (env.shared.load(at) ^ value) & spread(bytes) != 0;
             env.shared.store(at, value, bytes);
         }
+    }
+    if changed {
+        env.spins.change();
     }
     if warp.taint.any() {
         spoil::<T>(warp, env, inst, access, mask);

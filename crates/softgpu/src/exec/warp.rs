@@ -5,6 +5,7 @@
 //! under the execution mask: lanes that are off keep what they had.
 
 use crate::check::Taint;
+use crate::check::poll::Polls;
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
@@ -47,6 +48,8 @@ pub struct Warp {
     pub local_stride: usize,
     /// Which registers hold undefined values.
     pub taint: Taint,
+    /// What it polls.
+    pub(crate) polls: Polls,
 }
 
 impl Warp {
@@ -64,6 +67,7 @@ impl Warp {
             local_valid: vec![false; local_stride * LANES],
             local_stride,
             taint: Taint::default(),
+            polls: Polls::default(),
         };
         warp.preds[0] = u32::MAX;
         warp
@@ -82,6 +86,7 @@ impl Warp {
         self.local.fill(poison);
         self.local_valid.fill(false);
         self.live = self.lanes;
+        self.polls.restart();
     }
 
     /// The 32 values of a slot.

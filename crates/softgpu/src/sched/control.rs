@@ -104,6 +104,7 @@ fn exit(warp: &mut Warp, splits: &mut [Split], n: usize, env: &mut Env<'_>, barr
     }
     warp.live &= !gone.mask;
     warp.taint.exit(gone.mask);
+    env.spins.change();
     if warp.live == 0 {
         env.order.exit(warp.index);
     }

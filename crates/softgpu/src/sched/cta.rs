@@ -5,7 +5,7 @@ use super::fill::{fill, fill_cta};
 use super::random::Random;
 use super::split::{Running, Wait};
 use super::step::Turn;
-use crate::check::{Detector, Order};
+use crate::check::{Detector, Order, poll};
 use crate::exec::copies::Copies;
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{BarrierAction, Control};
@@ -43,6 +43,8 @@ pub enum Slice {
     Done,
     /// It could go on.
     Over,
+    /// It polls for what others do: every warp of it spins or waits.
+    Polls,
     /// The launch ends.
     Fault,
 }
@@ -117,6 +119,16 @@ impl Cta {
         slice
     }
 
+    /// Nobody in any CTA will ever go on: says what this one polls.
+    pub fn hang(&mut self, env: &mut Env<'_>, resident: usize, unstarted: u64) {
+        self.swap(env);
+        env.order.enter(std::mem::take(&mut env.global));
+        (env.cta, env.cta_index) = (self.coordinates, self.index);
+        poll::hang(env, self.warps.iter().map(|running| &running.warp), resident, unstarted);
+        env.global = env.order.leave();
+        self.swap(env);
+    }
+
     /// Puts the CTA's own memory and order into the environment, or back.
     fn swap(&mut self, env: &mut Env<'_>) {
         std::mem::swap(&mut self.shared, &mut env.shared);
@@ -131,11 +143,15 @@ impl Cta {
                 random.shuffle(&mut turns);
             }
             let (mut moved, mut done) = (false, 0);
+            let (changes, mut spins, mut works) = (env.spins.changes, false, false);
             for n in &turns {
                 let turn = random.as_deref_mut().map_or(TURN, |r| 1 + r.below(LONGEST_RANDOM_TURN));
                 let (from, limit) = (env.clock, until.min(env.clock + turn));
                 let ended = self.warps[*n].run(env, &mut self.barriers, random.as_deref_mut(), limit);
                 moved |= env.clock != from;
+                let spun = self.warps[*n].warp.polls.turn(from, env.clock);
+                works |= ended == Turn::Over && !spun;
+                spins |= ended == Turn::Over && spun;
                 match ended {
                     Turn::Fault => return Slice::Fault,
                     Turn::Done => done += 1,
@@ -154,6 +170,9 @@ impl Cta {
                 self.stuck(env);
                 return Slice::Fault;
             }
+            if spins && !works && env.spins.changes == changes {
+                return Slice::Polls;
+            }
             if env.clock >= until {
                 return Slice::Over;
             }
@@ -162,6 +181,7 @@ impl Cta {
 
     /// A barrier is complete: its waiting lanes take the result of a reduction and go on.
     fn wake(&mut self, completion: &Completion, env: &mut Env<'_>) {
+        env.spins.change();
         env.order.complete(completion.id, &completion.waiting);
         for running in &mut self.warps {
             if completion.waiting[running.warp.index as usize] == 0 {

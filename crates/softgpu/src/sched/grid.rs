@@ -13,6 +13,8 @@ use crate::launch::{Fault, Launch, Outcome, code};
 /// Instructions that a CTA may run before another one is started beside it: a CTA that waits for one that has not
 /// started would wait for ever, and one that does not wait has ended by then.
 const SLICE: u64 = 1 << 20;
+/// Repeated polls without any change after which polling is a hang: more than any loop that gives up by itself.
+const ENOUGH: u64 = 1 << 16;
 
 /// Runs a launch to its end.
 pub fn run(launch: &Launch) -> Outcome {
@@ -89,6 +91,8 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
     let mut spare: Vec<Body> = Vec::new();
     // CTAs at the front that had their slice since the last one started or ended.
     let mut waited = 0;
+    // CTAs in a row that did nothing but poll.
+    let mut polling = 0;
     loop {
         if waited >= resident.len() && next < count && resident.len() < most {
             let index = chosen.map_or(order.at(next), |c| c[order.at(next) as usize]);
@@ -102,14 +106,25 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
         }
         let Some(mut cta) = resident.pop_front() else { return };
         let until = (env.clock + SLICE).min(settings.step_limit);
+        let changes = env.spins.changes;
         match cta.run(env, random.as_mut(), until) {
             Slice::Fault => return,
             Slice::Done => {
                 spare.push(cta.into_body());
                 waited = resident.len();
             }
-            Slice::Over if env.clock >= settings.step_limit => return overtime(&cta, env),
+            Slice::Over | Slice::Polls if env.clock >= settings.step_limit => return overtime(&cta, env),
             Slice::Over => {
+                resident.push_back(cta);
+                waited += 1;
+                polling = 0;
+            }
+            Slice::Polls => {
+                polling = if env.spins.changes == changes { polling + 1 } else { 1 };
+                let full = next >= count || resident.len() + 1 >= most;
+                if full && polling > resident.len() && env.spins.repeated >= ENOUGH {
+                    return cta.hang(env, resident.len() + 1, count - next);
+                }
                 resident.push_back(cta);
                 waited += 1;
             }

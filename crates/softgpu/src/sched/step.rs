@@ -3,7 +3,7 @@
 use super::barrier::Barriers;
 use super::control;
 use super::random::Random;
-use super::split::{Running, Split, Wait};
+use super::split::{PATIENCE, Running, Split, Wait};
 use crate::check::{Detector, Finding, lanes, taint};
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{Control, Inst, Kind};
@@ -104,6 +104,12 @@ impl Running {
                         }
                         if env.undefined.is_some() {
                             taint::arrive(warp, env, inst, mask);
+                        }
+                        if std::mem::take(&mut env.spins.pause) {
+                            // It polls: others first.
+                            splits[n].pc = pc + 1;
+                            splits[n].trips = splits[n].trips.saturating_add(PATIENCE);
+                            return Step::Over;
                         }
                         if splits.len() > 1 && splits.iter().any(|s| s.wait == Wait::Gather) {
                             splits[n].passed = true;

@@ -17,8 +17,8 @@ extern "C" __global__ void same_value_by_all(int *y) {
 }
 
 // In place, each element plus its right neighbour: the neighbour of the last one belongs to the next CTA.
-extern "C" __global__ void halo_in_place(int *y, int n) {
-    int at = blockIdx.x * blockDim.x + threadIdx.x;
+extern "C" __global__ void halo_in_place(int *y) {
+    int n = gridDim.x * blockDim.x, at = blockIdx.x * blockDim.x + threadIdx.x;
     int v = y[at] + (at + 1 < n ? y[at + 1] : 0);
     __syncthreads();
     y[at] = v;
