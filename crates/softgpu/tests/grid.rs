@@ -101,6 +101,7 @@ fn the_last_block() {
     silent("last_block_of_many", 4, 32, &[&x, &[0; 128], &[0], &[0; 32]], &sums);
     let buffers: [&[u32]; 4] = [&x, &[0; 8], &[0], &[0]];
     races("last_block_without_fence", 8, 64, &buffers, ["partial[blockIdx.x] =", "__ldcg"], true);
+    races("last_block_with_narrow_fence", 8, 64, &buffers, ["partial[blockIdx.x] =", "__ldcg"], true);
 }
 
 /// Warp 0 speaks for warps that it has not met: a lane of another warp is never ordered.
@@ -117,6 +118,7 @@ fn the_last_block_must_meet_before_one_speaks_for_all() {
 fn flags_between_ctas() {
     silent("hand_over", 2, 32, &[&[0], &[0; 4], &[0]], &[42]);
     silent("hand_over_twice", 3, 32, &[&[0], &[0; 4], &[0]], &[42]);
+    silent("spin_lock", 8, 32, &[&[0], &[0]], &[8]);
     races("hand_over_relaxed", 2, 32, &[&[0], &[0; 4], &[0]], ["*data = 42", "*y = *data"], true);
 }
 
@@ -205,6 +207,27 @@ fn undefined_padding_is_copied_in_silence() {
 
 #[test]
 fn waiting_for_nobody() {
+    for seed in SEEDS {
+        // The device holds one block, and the second would set the flag.
+        let mut gpu = Gpu::new(seed);
+        gpu.settings.step_limit = 1 << 24;
+        gpu.limits.units = 1;
+        let at = [&[0u32][..], &[0; 4], &[0]].map(|buffer| gpu.upload_bytes(&words(buffer)));
+        let args = at.iter().fold(Args::default(), |args, at| args.u64(*at));
+        let wide = gpu.limits.shared_per_block;
+        let run = gpu.launch(&GRID, "hand_over", 2, 32, wide, args);
+        // Block 1 may come first.
+        if let Some(fault) = run.fault {
+            assert_eq!(fault.code, code::TIMEOUT);
+            assert!(
+                fault.text.contains("1 CTAs are resident, all that the device holds, and 1 wait"),
+                "{}",
+                fault.text
+            );
+        } else {
+            assert_ne!(seed, 0);
+        }
+    }
     for seed in SEEDS {
         let (run, _) = run(seed, "waits_for_nobody", 2, 32, &[&[0], &[0]]);
         let fault = run.fault.unwrap();

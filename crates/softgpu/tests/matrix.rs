@@ -168,7 +168,8 @@ fn rows_are_checked() {
     clean("setp.gt.u32 %p2, %r10, 7; @%p2 mov.u32 %r1, 3; ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [%r1];");
     let unwritten = kernel("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r5}, [%r1];")
         .replace("st.shared.b32", "prmt.b32 %r13, %r13, 0, 0; //");
-    let machine = Machine::new();
+    let mut machine = Machine::new();
+    machine.settings.strict_init = true;
     let out = machine.upload(&[0u32; 128]);
     let outcome = machine.run(&unwritten, "k", 1, 32, &out.to_le_bytes());
     assert_eq!(outcome.findings[0].detector, Detector::Uninitialised, "{:?}", outcome.findings);

@@ -428,7 +428,7 @@ fn what_is_not_implemented_stops_at_its_line() {
         ("frobnicate.f32 %f1,\t%f2;", "unknown opcode frobnicate"),
         (".callprototype _ (.param .b32 _);", "unknown directive .callprototype"),
         ("bar.sync.often 0;", "unknown modifier .often"),
-        ("fence.sc.universe;", "a fence of an unknown scope"),
+        ("fence.sc.universe;", "a fence of an unknown kind or scope"),
         ("call foo;", "calls of device functions are not implemented"),
         ("mov.u32 %r1, %smid;", "special register %smid is not implemented"),
         ("add.sideways.u32 %r1, %r1, %r1;", "sideways"),

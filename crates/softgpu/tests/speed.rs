@@ -1,8 +1,13 @@
-//! Build traps: lane loops must be compiled for the vector unit.
+//! Speed: lane loops must be compiled for the vector unit, and checks must not cost more than they may.
 
 mod common;
 
 use common::{Machine, kernel};
+use softgpu::ir::Kernel;
+use softgpu::launch::{Checks, Launch, Limits, Settings, run};
+use softgpu::mem::{Poison, Space};
+use softgpu::ptx::parse;
+use std::sync::Arc;
 
 /// Processor time of this thread in seconds: other processes on the machine do not count.
 fn cpu_seconds() -> f64 {
@@ -55,4 +60,58 @@ fn a_fused_multiply_add_costs_about_what_an_addition_costs() {
     let [add, fma] = best;
     println!("add.f32 {:.2} G lane-inst/s, fma.rn.f32 {:.2} G lane-inst/s", add / 1e9, fma / 1e9);
     assert!(add < 3.0 * fma, "add.f32 {add:.2e}/s, fma.rn.f32 {fma:.2e}/s");
+}
+
+/// Lane instructions per second of a launch, the best of several.
+fn best_rate(launch: &Launch) -> f64 {
+    let once = || {
+        let start = cpu_seconds();
+        let outcome = run(launch);
+        assert_eq!((outcome.fault, outcome.findings), (None, vec![]));
+        outcome.counters.thread_instructions as f64 / (cpu_seconds() - start)
+    };
+    (0..12).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// Converged softmax kernels, one row per warp and one row per block. The bounds leave a loaded machine much; what
+/// an idle one does is printed.
+#[test]
+fn converged_kernels_run_fast_and_checks_cost_little() {
+    let module = parse(include_str!("ptx/softmax_sm80.ptx")).unwrap();
+    for (name, rows, length, threads) in
+        [("warp_rows", 256u64, 256u32, 128u32), ("warp_rows", 128, 1000, 128), ("block_rows", 16, 8192, 256)]
+    {
+        let kernel = Arc::new(Kernel::lower(&module, name, true).unwrap());
+        let space = Space::new();
+        let bytes = rows * u64::from(length) * 4;
+        let [x, y] = [(); 2].map(|()| space.alloc(bytes, 0, Poison::Nan).unwrap());
+        let values: Vec<u8> = (0..bytes / 4).flat_map(|i| ((i % 97) as f32 * 0.125).to_le_bytes()).collect();
+        space.write(x, &values).unwrap();
+        let mut params = [x, y, rows].map(u64::to_le_bytes).concat();
+        params.extend(length.to_le_bytes());
+        params.extend(1f32.to_le_bytes());
+        let ctas = if name == "warp_rows" { rows.div_ceil(u64::from(threads) / 32) } else { rows };
+        let rates = [Checks::ALL, Checks::NONE].map(|checks| {
+            best_rate(&Launch {
+                kernel: kernel.clone(),
+                grid: [ctas as u32, 1, 1],
+                block: [threads, 1, 1],
+                dynamic_shared: 0,
+                params: params.clone(),
+                globals: Arc::new([]),
+                memory: space.snapshot(),
+                settings: Settings { checks, ..Settings::default() },
+                limits: Limits::default(),
+            })
+        });
+        let [all, none] = rates;
+        println!(
+            "{name} {rows} x {length}: {:.2} G lane-inst/s with all checks, {:.2} with none, ratio {:.2}",
+            all / 1e9,
+            none / 1e9,
+            none / all
+        );
+        assert!(all > 0.4e9 / 1.5, "{name}: {all:.2e} lane instructions per second with all checks");
+        assert!(none / all < 1.6 * 2.0, "{name}: all checks cost {:.2}x", none / all);
+    }
 }

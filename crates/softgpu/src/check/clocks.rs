@@ -213,14 +213,14 @@ impl Clocks {
     }
 
     /// A fence: what came before is handed over by the next strong store, and what strong loads saw is made good.
-    pub(super) fn fence(&mut self, warp: u32, across: &Across) {
+    pub(super) fn fence(&mut self, warp: u32, device: bool, across: &Across) {
         let w = warp as usize % WARPS;
         let seen = self.seen[w];
         self.learn(w, &seen);
         self.published[w] = Some(self.clock[w]);
-        if let Some(far) = self.far.get_mut(w).filter(|far| !far.is_empty()) {
+        if let (true, Some(far)) = (device, self.far.get_mut(w)) {
             across.learn(far);
-            far.fence();
+            far.fence(&self.clock[w]);
         }
         self.advance(w);
     }
@@ -228,14 +228,14 @@ impl Clocks {
     /// A strong store to a word; `release` when the store itself orders what came before.
     pub(super) fn strong_store(&mut self, warp: u32, word: u64, release: bool, across: &mut Across) {
         if release {
-            self.fence(warp, across);
+            self.fence(warp, true, across);
         }
         let w = warp as usize % WARPS;
         if let Some(published) = &self.published[w] {
             join(self.words.entry(word).or_insert([0; WARPS]), published);
-            if let (Some(far), Window::Global) = (self.far.get(w), classify(word)) {
-                across.publish(word, self.cta, warp, self.clock[w][w], published, far);
-            }
+        }
+        if let (Some(far), Window::Global) = (self.far.get(w), classify(word)) {
+            across.publish(word, self.cta, warp, self.clock[w][w], far);
         }
     }
 
@@ -323,12 +323,12 @@ mod tests {
         let mut clocks = Clocks::default();
         clocks.restart(2, 0, 0);
         let before = clocks.step(0);
-        clocks.fence(0, &Across::default());
+        clocks.fence(0, true, &Across::default());
         let after = clocks.step(0);
         clocks.strong_store(0, 64, false, &mut Across::default());
         clocks.strong_load(1, 64, false, &Across::default());
         assert!(!ordered(&clocks, before, 0, 1), "the reader has no fence yet");
-        clocks.fence(1, &Across::default());
+        clocks.fence(1, true, &Across::default());
         assert!(ordered(&clocks, before, 0, 1));
         assert!(!ordered(&clocks, after, 0, 1));
     }

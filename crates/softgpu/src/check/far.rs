@@ -46,8 +46,9 @@ pub(super) struct Across {
 pub(super) struct Far {
     seen: Reach,
     known: Reach,
-    /// At its last fence.
+    /// What it knew at its last fence of device scope, and the clock of its CTA then.
     published: Reach,
+    clock: Option<Box<Vector>>,
 }
 
 impl Across {
@@ -85,16 +86,17 @@ impl Across {
     }
 
     /// A warp stores to `word` what it had published at its last fence.
-    pub(super) fn publish(&mut self, word: u64, cta: u64, warp: u32, at: u32, clock: &Vector, far: &Far) {
+    pub(super) fn publish(&mut self, word: u64, cta: u64, warp: u32, at: u32, far: &Far) {
+        let Some(clock) = &far.clock else { return };
         let log = self.logs.entry(key(word)).or_default();
         let own = log.by_cta.entry(cta).or_default();
         let last = own.last().map(|&last| &mut log.entries[last as usize]);
-        if let Some(last) = last.filter(|e| e.warp == warp && *e.clock == *clock && e.reach == far.published) {
+        if let Some(last) = last.filter(|e| e.warp == warp && e.clock == *clock && e.reach == far.published) {
             last.at = at;
             return;
         }
         own.push(log.entries.len() as u32);
-        log.entries.push(Entry { clock: Box::new(*clock), reach: far.published.clone(), warp, at });
+        log.entries.push(Entry { clock: clock.clone(), reach: far.published.clone(), warp, at });
     }
 
     /// A warp has read what stands in the log of `word`; `acquire` when it counts at once.
@@ -141,8 +143,9 @@ impl Across {
 
 impl Far {
     /// A fence of device scope: the next strong store hands over what is known now.
-    pub(super) fn fence(&mut self) {
+    pub(super) fn fence(&mut self, clock: &Vector) {
         self.published.clone_from(&self.known);
+        self.clock = Some(Box::new(*clock));
     }
 
     /// Whether it has seen anything.

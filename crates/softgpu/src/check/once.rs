@@ -71,16 +71,22 @@ impl WriteOnce {
 /// Checks a store of `T` bytes per lane against the watched outputs.
 #[cold]
 #[inline(never)]
-pub(crate) fn store<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) {
-    let Some(watch) = &mut env.watch else { return };
+pub(crate) fn store<const T: usize>(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    access: &Access,
+    changes: impl Fn(&Env<'_>, usize) -> bool,
+) {
+    let Some(mut watch) = env.watch.take() else { return };
     let (mut outside, mut twice) = (0u32, 0u32);
     for lane in access.lanes() {
         match watch.store(access.address[lane], T as u64) {
             None => {}
-            Some(Wrong::Outside) => outside |= 1 << lane,
+            Some(Wrong::Outside) => outside |= u32::from(changes(env, lane)) << lane,
             Some(Wrong::Twice) => twice |= 1 << lane,
         }
     }
+    env.watch = Some(watch);
     for (bad, what) in [(outside, "outside every watched output"), (twice, "that were written before in this launch")] {
         if bad == 0 || env.seen(Detector::WriteOnce, None) {
             continue;

@@ -130,9 +130,9 @@ impl Order {
         self.clocks.exit(warp);
     }
 
-    /// `membar` and `fence`.
-    pub fn fence(&mut self, warp: u32) {
-        self.clocks.fence(warp, &self.global.across);
+    /// `membar` and `fence`; `device` unless they reach no further than the CTA.
+    pub fn fence(&mut self, warp: u32, device: bool) {
+        self.clocks.fence(warp, device, &self.global.across);
     }
 
     /// A strong store (volatile, relaxed, release or atomic) to the word at a generic address.

@@ -108,7 +108,7 @@ impl Taint {
     }
 
     /// The bytes of a register that are undefined.
-    fn bytes(&self, place: Place) -> Bytes {
+    pub(crate) fn bytes(&self, place: Place) -> Bytes {
         match self.any() {
             true => self.bytes.get(self.index(place)).copied().unwrap_or([0; LANES]),
             false => [0; LANES],
@@ -222,7 +222,7 @@ pub(crate) fn arrive(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32)
         }
         return;
     }
-    let lanes = if rule == Rule::Together { mask } else { lanes_in(&bytes) & mask };
+    let lanes = if matches!(rule, Rule::Together | Rule::Rows) { mask } else { lanes_in(&bytes) & mask };
     for place in kernel.flows.results(env.pc) {
         warp.taint.put(kernel, *place, lanes, &whole(lanes), &origin);
     }
@@ -240,7 +240,8 @@ pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, ma
     }
     let flows = &kernel.flows;
     let rule = flows.rule(pc);
-    decides(warp, env, flows.addresses(pc), mask, "becomes an address");
+    let givers = if rule == Rule::Rows { u32::MAX >> (LANES - 8 * access::count(inst)) } else { u32::MAX };
+    decides(warp, env, flows.addresses(pc), mask & givers, "becomes an address");
     if inst.kind == Kind::Sync {
         decides(warp, env, &[Place::Slot(inst.m)], mask, "becomes a member mask");
     }
@@ -249,7 +250,7 @@ pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, ma
     }
     let (lanes, origin) = match rule {
         // What these bring is looked at when they have run.
-        Rule::Load | Rule::Store | Rule::Atomic | Rule::Decide => (0, None),
+        Rule::Load | Rule::Store | Rule::Atomic | Rule::Rows | Rule::Decide => (0, None),
         _ => warp.taint.union(flows.values(pc), mask),
     };
     let Some(origin) = origin else {

@@ -147,6 +147,8 @@ macro_rules! control_functions {
             softgpu_forget: fn(u64, u64) -> u32;
             softgpu_first_unwritten: fn(u64, u64, *mut u64) -> u32;
             softgpu_generate: fn(u64, u64, u64) -> u32;
+            softgpu_read: fn(u64, *mut c_void, usize) -> u32;
+            softgpu_write: fn(u64, *const c_void, usize) -> u32;
             softgpu_counters: fn(*const c_char, *mut u64, usize) -> usize;
             softgpu_counter_lines: fn(*const c_char, Each<LineC>, *mut c_void) -> usize;
             softgpu_reset_counters: fn();

@@ -167,7 +167,7 @@ fn line(item: &LineC) -> crate::count::Line {
 }
 
 impl Gpu {
-    fn change(&self, change: impl FnOnce(&mut SettingsC)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut SettingsC)) {
         let mut settings = SettingsC { size: size_of::<SettingsC>() as u32, ..SettingsC::default() };
         // SAFETY: the structure carries its size and is valid for reading and writing.
         unsafe { (self.functions.softgpu_get_settings)(&mut settings) };
@@ -305,6 +305,22 @@ impl Gpu {
         // SAFETY: no host pointers.
         let code = unsafe { (self.functions.softgpu_generate)(address, bytes, seed) };
         assert_eq!(code, 0, "{bytes} bytes at {address:#x} cannot be filled: {}", self.last_error());
+    }
+
+    /// Bytes of device memory as they are now: nothing is waited for, and bytes that nobody wrote are poison.
+    pub fn read(&self, address: u64, bytes: u64) -> Vec<u8> {
+        let mut out = vec![0u8; bytes as usize];
+        // SAFETY: as many bytes may be written as said.
+        let code = unsafe { (self.functions.softgpu_read)(address, out.as_mut_ptr().cast(), out.len()) };
+        assert_eq!(code, 0, "{bytes} bytes at {address:#x} cannot be read: {}", self.last_error());
+        out
+    }
+
+    /// Replaces bytes of device memory, now.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        // SAFETY: as many bytes are there as said.
+        let code = unsafe { (self.functions.softgpu_write)(address, data.as_ptr().cast(), data.len()) };
+        assert_eq!(code, 0, "{} bytes at {address:#x} cannot be written: {}", data.len(), self.last_error());
     }
 
     /// The counters of a kernel, summed over its launches on this thread; `None` if it was not launched.

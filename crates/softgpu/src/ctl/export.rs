@@ -276,6 +276,31 @@ export! {
         on_memory(state::space().generate(address, bytes, Background::Hash(seed)))
     }
 
+    /// Copies bytes of device memory to the host as they are now: nothing is waited for and nothing is checked but bounds.
+    fn softgpu_read(address: u64, out: *mut c_void, bytes: usize) -> u32, or Code::UNKNOWN.0; {
+        if out.is_null() && bytes > 0 {
+            return Code::INVALID_VALUE.0;
+        }
+        let mut copy = vec![0u8; bytes];
+        let code = on_memory(state::space().read(address, &mut copy));
+        if code == 0 && bytes > 0 {
+            // SAFETY: not null, checked above; the caller says that `bytes` bytes may be written there.
+            unsafe { out.cast::<u8>().copy_from_nonoverlapping(copy.as_ptr(), bytes) };
+        }
+        code
+    }
+
+    /// Copies bytes of the host to device memory, now.
+    fn softgpu_write(address: u64, data: *const c_void, bytes: usize) -> u32, or Code::UNKNOWN.0; {
+        let data: &[u8] = match (data.is_null(), bytes) {
+            (_, 0) => &[],
+            (true, _) => return Code::INVALID_VALUE.0,
+            // SAFETY: not null; the caller says that `bytes` bytes are there.
+            (false, _) => unsafe { std::slice::from_raw_parts(data.cast(), bytes) },
+        };
+        on_memory(state::space().write(address, data))
+    }
+
     /// Writes the counters of a kernel's launches on the calling thread to `out`, at most `capacity` numbers. Answers how
     /// many numbers there are, 0 if the kernel was not launched.
     fn softgpu_counters(kernel: *const c_char, out: *mut u64, capacity: usize) -> usize, or 0; {

@@ -8,9 +8,11 @@ mod client;
 pub mod env;
 pub mod export;
 mod install;
+mod schedules;
 pub mod types;
 mod words;
 
 pub use client::{ConnectError, Gpu, Profile, connect};
 pub use install::{InstallError, install};
+pub use schedules::Difference;
 pub use types::{Detector, Finding, LaunchRecord, Leak, LeakKind, Streams};

@@ -233,11 +233,11 @@ pub(super) fn store<const T: usize, const W: usize>(
     if warp.taint.any() {
         taint::published(warp, env, access.mask);
     }
-    if !warp.polls.any() || changes::<T, W>(env, access, raw) {
+    if !warp.polls.any() || access.lanes().any(|lane| changes::<T, W>(env, access, raw, lane)) {
         env.spins.change();
     }
     if env.watch.is_some() {
-        watch_store::<T>(warp, env, access);
+        watch_store::<T>(warp, env, access, |env, lane| changes::<T, W>(env, access, raw, lane));
     }
     if access.bits & (T as u64 - 1) == 0
         && let Some(allocation) = whole::<T>(env, access)
@@ -257,16 +257,14 @@ pub(super) fn store<const T: usize, const W: usize>(
     store_lanes::<T, W>(warp, env, inst, access, raw);
 }
 
-/// Whether a store of a warp that polls changes memory.
+/// Whether a lane's store changes memory.
 #[cold]
 #[inline(never)]
-fn changes<const T: usize, const W: usize>(env: &Env<'_>, access: &Access, raw: &Raw<W>) -> bool {
-    access.lanes().any(|lane| {
-        let Some(allocation) = one::<T>(env.launch, access.address[lane]) else { return true };
-        let mut old = [0; 32];
-        allocation.read(access.address[lane] - allocation.base(), &mut old[..T]);
-        (0..T).any(|i| old[i] != raw[i / 4][lane].to_le_bytes()[i % 4])
-    })
+fn changes<const T: usize, const W: usize>(env: &Env<'_>, access: &Access, raw: &Raw<W>, lane: usize) -> bool {
+    let Some(allocation) = one::<T>(env.launch, access.address[lane]) else { return true };
+    let mut old = [0; 32];
+    allocation.read(access.address[lane] - allocation.base(), &mut old[..T]);
+    (0..T).any(|i| old[i] != raw[i / 4][lane].to_le_bytes()[i % 4])
 }
 
 /// Whether the store needs no look at single lanes for races; the marks are set then.

@@ -10,7 +10,7 @@ use super::shared;
 use super::warp::LANES;
 use super::{Env, Warp, ops};
 use crate::check::race::By;
-use crate::ir::Inst;
+use crate::ir::{Inst, Place};
 use crate::launch::code;
 use crate::mem::windows::{self, Window};
 
@@ -147,6 +147,25 @@ fn store(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
                 }
                 env.shared.store(at, value, 0xF);
             }
+        }
+        if warp.taint.any() {
+            spoil(warp, env, &access, good & 0xFF << (8 * matrix), *slot, transposed);
+        }
+    }
+}
+
+/// Where a stored matrix is undefined its bytes are so again; a transposed one, whose words mix, as a whole.
+#[cold]
+#[inline(never)]
+fn spoil(warp: &Warp, env: &mut Env<'_>, access: &Access, rows: u32, slot: u16, transposed: bool) {
+    let mut bytes = warp.taint.bytes(Place::Slot(slot));
+    if transposed && bytes != [0; LANES] {
+        bytes = [0xFF; LANES];
+    }
+    for i in lanes_of(rows) {
+        for word in 0..4 {
+            env.shared
+                .invalidate(access.address[i] as u32 + 4 * word as u32, u32::from(bytes[4 * (i % 8) + word]) & 0xF);
         }
     }
 }

@@ -42,6 +42,8 @@ pub enum Rule {
     Shuffle,
     /// Results of every lane depend on the sources of all: votes, matches, reductions, `mma`.
     Together,
+    /// Matrices from or to memory: the first lanes give addresses, and results of every lane depend on all rows.
+    Rows,
     /// Results come from memory, and only the operation knows whether they are defined.
     Load,
     /// Values go to memory: the operation looks at them.
@@ -146,7 +148,8 @@ fn rule(statement: &Statement, inst: &Inst) -> Rule {
         "and" | "or" if statement.has(Type::Pred.name()) => Rule::Logic { and: statement.op() == "and" },
         "setp" | "set" => Rule::Compare,
         "shfl" => Rule::Shuffle,
-        "vote" | "match" | "redux" | "mma" | "ldmatrix" | "movmatrix" => Rule::Together,
+        "vote" | "match" | "redux" | "mma" | "movmatrix" => Rule::Together,
+        "ldmatrix" | "stmatrix" => Rule::Rows,
         "ld" | "ldu" if effect => Rule::Load,
         "st" if effect => Rule::Store,
         "atom" | "red" => Rule::Atomic,

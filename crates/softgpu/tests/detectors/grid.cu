@@ -242,3 +242,29 @@ extern "C" __global__ void padding(const Padded *x, Padded *y) {
     y[threadIdx.x].c = p[31 - threadIdx.x].c;
     y[threadIdx.x].i = p[31 - threadIdx.x].i;
 }
+
+// The fence reaches no further than the block.
+extern "C" __global__ void last_block_with_narrow_fence(const int *x, int *partial, unsigned *count, int *y) {
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = x[blockIdx.x];
+        __threadfence_block();
+        last = atomicAdd(count, 1u) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (last && threadIdx.x == 0) {
+        int sum = 0;
+        for (int i = 0; i < gridDim.x; ++i) sum += __ldcg(&partial[i]);
+        *y = sum;
+    }
+}
+
+// A spin lock around a plain counter, one thread of each block.
+extern "C" __global__ void spin_lock(int *lock, int *counter) {
+    if (threadIdx.x != 0) return;
+    while (atomicCAS(lock, 0, 1) != 0) {}
+    __threadfence();
+    *counter = *counter + 1;
+    __threadfence();
+    atomicExch(lock, 0);
+}

@@ -46,6 +46,7 @@ impl Args {
 pub struct Gpu {
     pub space: Space,
     pub settings: Settings,
+    pub limits: Limits,
 }
 
 /// What a launch did.
@@ -67,7 +68,11 @@ impl Run {
 
 impl Gpu {
     pub fn new(seed: u64) -> Gpu {
-        Gpu { space: Space::new(), settings: Settings { seed, checks: Checks::ALL, ..Settings::default() } }
+        Gpu {
+            space: Space::new(),
+            settings: Settings { seed, checks: Checks::ALL, ..Settings::default() },
+            limits: Limits::default(),
+        }
     }
 
     pub fn alloc(&self, bytes: usize) -> u64 {
@@ -109,7 +114,7 @@ impl Gpu {
             globals: Arc::new([]),
             memory: self.space.snapshot(),
             settings: self.settings.clone(),
-            limits: Limits::default(),
+            limits: self.limits.clone(),
         });
         Run { fault: outcome.fault, findings: outcome.findings, counters: outcome.counters }
     }

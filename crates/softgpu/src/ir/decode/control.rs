@@ -19,7 +19,8 @@ ops! {
     /// `bar.warp.sync`: orders the memory accesses of the lanes that take part.
     WARP_SYNC = |warp, env, _, mask| env.order.warp_sync(warp.index, mask | !warp.live);
     /// Memory is sequentially consistent here, so a fence changes no value: it orders accesses for race detection.
-    FENCE = |warp, env, _, _| env.order.fence(warp.index);
+    /// `x` is 1 where it reaches no further than the CTA.
+    FENCE = |warp, env, inst, _| env.order.fence(warp.index, inst.x == 0);
 }
 
 /// Decodes a statement of this family.
@@ -154,10 +155,10 @@ fn barrier(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
 
 fn membar(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let mut mods = Mods::new(stmt);
-    mods.one_of(&["cta", "gl", "sys"]).ok_or("a membar of an unknown level")?;
+    let level = mods.one_of(&["cta", "gl", "sys"]).ok_or("a membar of an unknown level")?;
     mods.done()?;
     let [] = operands(stmt)?;
-    Ok(lower.inst(&FENCE, Class::Barrier))
+    Ok(Inst { x: u32::from(level == "cta"), ..lower.inst(&FENCE, Class::Barrier) })
 }
 
 fn fence(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
@@ -167,10 +168,10 @@ fn fence(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     if mods.peek() == Some("cluster") {
         lower.needs(90)?;
     }
-    mods.one_of(&["cta", "cluster", "gpu", "sys"]).ok_or("a fence of an unknown kind or scope")?;
+    let scope = mods.one_of(&["cta", "cluster", "gpu", "sys"]).ok_or("a fence of an unknown kind or scope")?;
     mods.done()?;
     let [] = operands(stmt)?;
-    Ok(lower.inst(&FENCE, Class::Barrier))
+    Ok(Inst { x: u32::from(scope == "cta"), ..lower.inst(&FENCE, Class::Barrier) })
 }
 
 /// `mov` from a register that changes while the warp runs; other moves belong to another family.
