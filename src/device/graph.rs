@@ -114,13 +114,14 @@ impl Graph {
         let written = self.used.iter().filter(|used| used.written);
         // Locked in order of address, as every launch does.
         let _claims = written.map(|used| used.memory.claim("Graph::launch", stream)).collect::<Result<Vec<_>>>()?;
+        let _look = self.reports.then(|| {
+            let turn = stream.recorder().turn();
+            stream.recorder().arm();
+            turn
+        });
         // SAFETY: a context is current; graph and stream are alive; `used` keeps all memory of this crate that the nodes
         // use, and the claims put the launch behind all other uses of what they write; kernels are never unloaded.
-        let launched = unsafe { stream.enter()?.graph_launch(self.raw, stream.raw()) };
-        if self.reports {
-            stream.recorder().arm();
-        }
-        launched
+        unsafe { stream.enter()?.graph_launch(self.raw, stream.raw()) }
     }
 
     /// The device that the graph runs on.

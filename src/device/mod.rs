@@ -173,8 +173,8 @@ impl Device {
     }
 
     /// Where a kernel of `op`, launched next, shall report bad data, and the number it shall report as. `None` on the
-    /// host, where operations report directly. Must be called before each launch that may report.
-    pub(crate) fn error_slot(&self, op: &'static str) -> Result<Option<ErrorSlot>> {
+    /// host, where operations report directly. Must be called before each launch that may report, and kept until then.
+    pub(crate) fn error_slot(&self, op: &'static str) -> Result<Option<ErrorSlot<'_>>> {
         self.stream().map(|stream| stream.recorder().slot(stream, op)).transpose()
     }
 

@@ -28,13 +28,20 @@ pub(crate) struct ErrorRecord {
 }
 
 /// What a kernel needs to report: where, and the number of its operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ErrorSlot {
+///
+/// To be kept until the kernel is enqueued, see [`Turn`].
+pub(crate) struct ErrorSlot<'a> {
     /// Device address of the [`ErrorRecord`].
     pub(crate) address: CUdeviceptr,
     /// What to write into [`ErrorRecord::op`].
     pub(crate) op: u32,
+    _turn: Turn<'a>,
 }
+
+/// Nobody looks at the record while this exists, which has to be until a kernel that may report is enqueued: a look that
+/// came between would count for a launch that it cannot have seen, and one that found an older report would wipe out the
+/// newer one with it.
+pub(super) struct Turn<'a>(#[expect(dead_code, reason = "held, never read")] MutexGuard<'a, State>);
 
 /// The host's side of one stream's record.
 #[derive(Default)]
@@ -67,13 +74,18 @@ impl Recorder {
         Ok(())
     }
 
-    /// Notes that a kernel that may report was launched.
+    /// For a launch of kernels that were given their slots before.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        Turn(self.state())
+    }
+
+    /// Notes that a kernel that may report is launched.
     pub(super) fn arm(&self) {
         self.armed.store(true, Ordering::Release);
     }
 
     /// Where a kernel of `op`, launched next on `stream`, shall report. Must be called before each such launch.
-    pub(crate) fn slot(&self, stream: &Stream, op: &'static str) -> Result<ErrorSlot> {
+    pub(crate) fn slot(&self, stream: &Stream, op: &'static str) -> Result<ErrorSlot<'_>> {
         let mut state = self.state();
         let address = match state.address {
             Some(address) => address,
@@ -85,15 +97,18 @@ impl Recorder {
         });
         self.arm();
         stream.gate().note_reports();
-        Ok(ErrorSlot { address, op: position as u32 + 1 })
+        Ok(ErrorSlot { address, op: position as u32 + 1, _turn: Turn(state) })
     }
 
     /// Waits for the stream if a kernel may have reported, and returns the report as an error. It is then forgotten.
     pub(crate) fn check(&self, stream: &Stream) -> Result<()> {
-        if !self.armed.swap(false, Ordering::AcqRel) {
+        if !self.armed.load(Ordering::Acquire) {
             return Ok(());
         }
         let state = self.state();
+        if !self.armed.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
         let Some(address) = state.address else { return Ok(()) };
         let record = read(stream, address).and_then(|record| {
             if record.op != 0 {

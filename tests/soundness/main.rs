@@ -11,6 +11,7 @@ mod drops;
 mod faults;
 mod programs;
 mod random;
+mod reports;
 mod streams;
 mod sweep;
 mod transfers;
