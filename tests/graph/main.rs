@@ -213,6 +213,22 @@ fn a_launch_waits_for_readers_on_other_streams_and_is_refused_while_there_are_an
 }
 
 #[test]
+fn a_launch_waits_for_readers_that_went_before_the_capture() {
+    let (world, _turn) = late();
+    let (device, other) = (world.device(), world.device());
+    let x = upload(&device, 1);
+    let mut y = upload(&device, 6);
+    let mut copy = Tensor::zeros(&other, &[ROWS, LEN]).unwrap();
+    copy.copy_from(&y.to_device(&other).unwrap()).unwrap();
+    let (graph, ()) = Graph::capture(&device, |_| softmax_into(&x, Dim::LAST, &plain(), &mut y)).unwrap();
+    graph.launch().unwrap();
+    assert_eq!(y.to_vec().unwrap(), directly(&device, 1));
+    assert_eq!(copy.to_vec().unwrap(), numbers(6));
+    drop((graph, x, y, copy, device, other));
+    world.assert_clean();
+}
+
+#[test]
 fn memory_of_a_graph_is_written_on_its_own_stream_only() {
     let (world, _turn) = late();
     let (device, other) = (world.device(), world.device());
