@@ -14,6 +14,9 @@ use std::{ptr, slice};
 /// our own staging memory can (see [`Stream::settle`]).
 const STAGING: usize = 16 << 20;
 
+/// Why memory that is not on the host has a stream.
+const NOT_ON_HOST: &str = "a device is the host, or a stream of a GPU";
+
 /// Bytes of one device, for reading.
 #[derive(Clone, Copy)]
 pub(crate) struct Span<'a> {
@@ -92,11 +95,14 @@ impl<'a> Span<'a> {
         if elements.try_reserve_exact(len).is_err() {
             return Err(Error::OutOfMemory { device: DeviceName::Cpu, bytes: self.bytes as u64 });
         }
-        if let Some(here) = self.on_host() {
-            elements.extend_from_slice(here);
-        } else if let Some(stream) = self.device.stream().filter(|_| len > 0) {
-            elements = self.download(stream, elements, len)?;
-            stream.recorder().check(stream)?;
+        match self.on_host() {
+            Some(here) => elements.extend_from_slice(here),
+            None if len == 0 => {}
+            None => {
+                let stream = self.device.stream().expect(NOT_ON_HOST);
+                elements = self.download(stream, elements, len)?;
+                stream.recorder().check(stream)?;
+            }
         }
         Ok(elements)
     }
@@ -211,16 +217,14 @@ impl<'a> SpanMut<'a> {
             here.copy_from_slice(there);
             return Ok(());
         }
-        let to = self.as_span().address();
-        match self.span.device.stream().filter(|_| self.span.bytes > 0) {
-            None => Ok(()),
-            // SAFETY: a context is current, and both sides hold `bytes` bytes of this device; `on_host` above let the
-            // stream wait for what may still use the destination, and whatever frees either side does so in the order of
-            // this stream or behind it.
-            Some(stream) => unsafe {
-                stream.enter()?.memcpy_dtod_async(to, from.address(), self.span.bytes, stream.raw())
-            },
+        if self.span.bytes == 0 {
+            return Ok(());
         }
+        let (to, stream) = (self.as_span().address(), self.span.device.stream().expect(NOT_ON_HOST));
+        // SAFETY: a context is current, and both sides hold `bytes` bytes of this device; `on_host` above let the stream
+        // wait for what may still use the destination, and whatever frees either side does so in the order of this stream
+        // or behind it.
+        unsafe { stream.enter()?.memcpy_dtod_async(to, from.address(), self.span.bytes, stream.raw()) }
     }
 
     /// Overwrites the memory with `elements`, of which there are exactly as many as fit. The slice is free afterwards.
@@ -231,7 +235,7 @@ impl<'a> SpanMut<'a> {
             here.copy_from_slice(elements);
             return Ok(());
         }
-        let Some(stream) = self.span.device.stream() else { return Ok(()) };
+        let stream = self.span.device.stream().expect(NOT_ON_HOST);
         // SAFETY: elements have no padding, so each of their bytes is initialised.
         let bytes = unsafe { slice::from_raw_parts(ptr::from_ref(elements).cast::<u8>(), self.span.bytes) };
         let mut to = self.as_span().address();

@@ -328,8 +328,8 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
     /// The call as the reference takes it, and an error for the first bad target.
     fn on_host<'c, I: Element + Index>(&'c self, targets: &'c View<I>, strides: &'c [u64]) -> Result<Batch<'c, T, I>> {
         let batch = Batch {
-            logits: Operand { data: self.logits.on_host().unwrap_or(&[]), strides: self.logits.layout().strides() },
-            targets: Operand { data: targets.on_host().unwrap_or(&[]), strides },
+            logits: Operand { data: on_host(&self.logits), strides: self.logits.layout().strides() },
+            targets: Operand { data: on_host(targets), strides },
             ignore_index: self.options.ignore_index,
             tau: f64::from(self.options.temperature),
         };
@@ -386,11 +386,18 @@ impl<'a, 't, T: Float> Checked<'a, 't, T> {
             Reduction::Mean => 1.0 / batch.count(&rows).max(1) as f64,
         };
         let strides = self.per_row(upstream_layout);
-        let upstream = Operand { data: upstream.on_host().unwrap_or(&[]), strides: &strides };
+        let upstream = Operand { data: on_host(&upstream), strides: &strides };
         let strides = dlogits.layout().strides().to_vec();
-        let Some(data) = dlogits.on_host(self.op, "dlogits")? else { return Ok(()) };
+        let data = dlogits.on_host(self.op, "dlogits")?.expect(ONE_DEVICE);
         let output = Output { data, strides: &strides };
         batch.backward(&rows, |row| f64::from(upstream.at(&rows, row)) * weight, output);
         Ok(())
     }
+}
+
+/// Why the operands and outputs of a call whose logits are on the host are there too.
+const ONE_DEVICE: &str = "devices are compared before anything is computed";
+
+fn on_host<'a, U: Element>(view: &View<'a, U>) -> &'a [U] {
+    view.on_host().expect(ONE_DEVICE)
 }

@@ -256,20 +256,19 @@ impl<'a, T: Float> Call<'a, T> {
         if dx.shape().is_empty() {
             return Ok(());
         }
-        if !self.results.y.device().is_cpu() {
-            return kernels::softmax_backward(self.op, &self.results, dx);
-        }
         let Results { y, dy, log, negate, rows, temperature } = &self.results;
         let rows = reference::Rows { shape: y.dims(), dim: rows.position };
+        let Some(y) = host_operand(y) else {
+            return kernels::softmax_backward(self.op, &self.results, dx);
+        };
+        let dy = host_operand(dy).expect("dy is where y is");
         let tau = f64::from(*temperature);
         let strides = dx.layout().strides().to_vec();
-        let data = dx.on_host(self.op, "dx")?;
-        if let (Some(y), Some(dy), Some(data)) = (host_operand(y), host_operand(dy), data) {
-            let dx = reference::Output { data, strides: &strides };
-            match log {
-                true => cpu::log_softmax_backward(&rows, y, dy, tau, dx),
-                false => cpu::softmax_backward(&rows, y, dy, *negate, tau, dx),
-            }
+        let data = dx.on_host(self.op, "dx")?.expect("dx is where y is");
+        let dx = reference::Output { data, strides: &strides };
+        match log {
+            true => cpu::log_softmax_backward(&rows, y, dy, tau, dx),
+            false => cpu::softmax_backward(&rows, y, dy, *negate, tau, dx),
         }
         Ok(())
     }
@@ -297,18 +296,17 @@ impl<'a, T: Float> LseCall<'a, T> {
             return Ok(());
         }
         let logits = &self.logits;
-        if !logits.x.device().is_cpu() {
+        let Some(host) = host_logits(logits) else {
             return softmax_forward(LSE_BACKWARD, logits, Forward::LseGradient(self.dlse), dx);
-        }
+        };
         let rows = reference::Rows { shape: logits.x.dims(), dim: logits.rows.position };
         let mut dlse_strides = self.dlse.layout().strides().to_vec();
         dlse_strides.insert(logits.rows.position, 0);
         let strides = dx.layout().strides().to_vec();
-        let data = dx.on_host(LSE_BACKWARD, "dx")?;
-        if let (Some(host), Some(dlse), Some(data)) = (host_logits(logits), self.dlse.on_host(), data) {
-            let dlse = reference::Operand { data: dlse, strides: &dlse_strides };
-            cpu::logsumexp_backward(&rows, &host, dlse, reference::Output { data, strides: &strides });
-        }
+        let data = dx.on_host(LSE_BACKWARD, "dx")?.expect("dx is where x is");
+        let dlse = self.dlse.on_host().expect("dlse is where x is");
+        let dlse = reference::Operand { data: dlse, strides: &dlse_strides };
+        cpu::logsumexp_backward(&rows, &host, dlse, reference::Output { data, strides: &strides });
         Ok(())
     }
 }
