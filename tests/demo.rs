@@ -34,7 +34,23 @@ fn files_that_are_not_text_are_refused_in_one_sentence() {
     assert_eq!(refused(&text.as_bytes()[..1999]), "file has 1999 characters, training needs at least 2000");
     let missing = Text::read(Path::new("no/such/file")).map(|_| ()).unwrap_err().to_string();
     assert!(missing.starts_with("no/such/file cannot be read: "), "{missing}");
+    // Neither a folder nor a file without an end is read for ever.
+    let folder = Text::read(Path::new(env!("CARGO_MANIFEST_DIR"))).map(|_| ()).unwrap_err().to_string();
+    assert!(folder.contains(" cannot be read: "), "{folder}");
+    if cfg!(unix) {
+        let endless = Text::read(Path::new("/dev/zero")).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(endless, "/dev/zero is longer than 128 MiB");
+    }
     assert!(Text::new("file", text.as_bytes()).is_ok());
+}
+
+#[test]
+fn a_tenth_is_held_out_but_not_of_a_long_text() {
+    for (characters, held_out) in [(2000, 200), (400_000, 40_000), (1_000_000, 50_000)] {
+        let text = Text::new("file", "abcdefghi\n".repeat(characters / 10).as_bytes()).unwrap();
+        let (train, held) = text.split();
+        assert_eq!((train.len(), held.len()), (characters - held_out, held_out));
+    }
 }
 
 #[test]

@@ -120,7 +120,8 @@ fn judge(mutant: &Mutant, copy: &Path, root: &Path) -> Option<(String, String)> 
         let program =
             said.lines().find_map(|line| line.trim().strip_prefix("Executable ")?.split_once('(')?.1.strip_suffix(')'));
         let Some(program) = program.filter(|_| built.status.success()) else {
-            let error = said.lines().find(|line| line.contains("error")).unwrap_or("the build failed");
+            let is_error = |line: &&str| line.contains("error") && !line.trim_start().starts_with("Compiling ");
+            let error = said.lines().find(is_error).unwrap_or("the build failed");
             return Some(("build".to_string(), error.trim().to_string()));
         };
         let mut child = Command::new(program)

@@ -17,6 +17,7 @@ use picture::{Level, Progress, draw, write_whole};
 use random::Random;
 use std::error::Error;
 use std::f64::consts::LN_2;
+use std::path::Path;
 use sumexp::{CrossEntropy, CrossEntropyOutput, Device, Dim, SoftmaxOptions, Tensor};
 use sumexp::{cross_entropy, cross_entropy_backward, softmax};
 use text::{Text, bigram_bits};
@@ -51,10 +52,13 @@ fn run() -> Result<(), Box<dyn Error>> {
     println!("model   {} weights, {CONTEXT} characters of context", model.size());
 
     let bigram = bigram_bits(train, held_out, classes);
+    let levels = [Level { bits: bigram, label: format!("bigram model, held out: {bigram:.2}") }];
+    let picture = arguments.out.join("loss.svg");
+    let failed = |what: &str, path: &Path, error| format!("{} cannot be {what}: {error}", path.display());
+    std::fs::create_dir_all(&arguments.out).map_err(|error| failed("created", &arguments.out, error))?;
     let start = std::time::Instant::now();
     let (mut batches, mut checks) = (Vec::new(), Vec::new());
     let mut progress = Progress::new(arguments.steps);
-    let mut held = f64::NAN;
     for step in 1..=arguments.steps {
         let starts: Vec<usize> = (0..BATCH).map(|_| random.below(train.len() - CONTEXT)).collect();
         let (contexts, targets) = examples(train, &starts);
@@ -65,18 +69,17 @@ fn run() -> Result<(), Box<dyn Error>> {
 
         batches.push((step, bits));
         if step % (arguments.steps / 20).max(1) == 0 || step == arguments.steps {
-            held = bits_per_character(&device, &model, held_out, CHECK)?;
-            checks.push((step, held));
+            checks.push((step, bits_per_character(&device, &model, held_out, CHECK)?));
+            // Again at each check: the curve can be watched, and a folder that is read-only is noticed before the end.
+            let drawn = draw(&batches, &checks, &levels);
+            write_whole(&picture, &drawn).map_err(|error| failed("written", &picture, error))?;
         }
-        progress.show(step, &format!("{bits:.2} bits per character, held out {held:.2}"));
+        let held = checks.last().map_or(String::new(), |(_, held)| format!(", held out {held:.2}"));
+        progress.show(step, &format!("{bits:.2} bits per character{held}"));
     }
 
     let held = bits_per_character(&device, &model, held_out, 1)?;
     println!("held-out text, bits per character: {held:.3} (bigram model: {bigram:.3}), after {:.0?}", start.elapsed());
-    std::fs::create_dir_all(&arguments.out)?;
-    let picture = arguments.out.join("loss.svg");
-    let level = Level { bits: bigram, label: format!("bigram model, held out: {bigram:.2}") };
-    write_whole(&picture, &draw(&batches, &checks, &[level]))?;
     println!("loss curve: {}", picture.display());
     for temperature in [0.3, 0.7, 1.0] {
         let written = write(&device, &model, &text, temperature, &mut random)?;

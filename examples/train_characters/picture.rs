@@ -64,7 +64,7 @@ pub fn draw(curve: &[(usize, f64)], held_out: &[(usize, f64)], levels: &[Level])
     svg + "</svg>\n"
 }
 
-/// Writes a whole file or none: a run that is interrupted leaves the file of the run before it.
+/// Writes a whole file or none: an interrupt never leaves half of one.
 pub fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, text)?;

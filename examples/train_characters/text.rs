@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Rarer characters than this many share one class: a logit per character of a large script would drown the rest.
 const MAX_CLASSES: usize = 256;
 /// Too little text for a model and a held-out part.
 const MIN_CHARACTERS: usize = 2000;
+/// The most bytes of a file: training sees less than this, and a device file or a pipe may never end.
+const MAX_BYTES: u64 = 128 << 20;
+/// The most characters that are held out. More would say the same and take longer than the training.
+const MAX_HELD_OUT: usize = 50_000;
 /// Stands for the rare characters.
 const OTHER: char = '\u{fffd}';
 
@@ -23,6 +29,7 @@ pub struct Text {
 #[derive(Debug)]
 pub enum TextError {
     Unreadable { file: String, error: std::io::Error },
+    Long { file: String },
     NotText { file: String, at: usize, byte: u8 },
     Short { file: String, characters: usize },
 }
@@ -31,6 +38,7 @@ impl fmt::Display for TextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             TextError::Unreadable { file, error } => write!(f, "{file} cannot be read: {error}"),
+            TextError::Long { file } => write!(f, "{file} is longer than {} MiB", MAX_BYTES >> 20),
             TextError::NotText { file, at, byte } => {
                 write!(f, "{file} is not UTF-8 text: byte {at} is 0x{byte:02x}")
             }
@@ -47,8 +55,13 @@ impl Text {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Text, TextError> {
         let file = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| TextError::Unreadable { file: file.clone(), error })?;
-        Text::new(&file, &bytes)
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|source| source.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+        match read {
+            Err(error) => Err(TextError::Unreadable { file, error }),
+            Ok(_) if bytes.len() as u64 > MAX_BYTES => Err(TextError::Long { file }),
+            Ok(_) => Text::new(&file, &bytes),
+        }
     }
 
     /// Checks and encodes `bytes`; line ends become `\n`, control characters of old file formats are dropped.
@@ -81,9 +94,9 @@ impl Text {
         Ok(Text { codes, alphabet })
     }
 
-    /// The part to learn from, and the last tenth, which the model never sees.
+    /// The part to learn from, and the last tenth of a text of ordinary length, which the model never sees.
     pub fn split(&self) -> (&[u32], &[u32]) {
-        self.codes.split_at(self.codes.len() / 10 * 9)
+        self.codes.split_at((self.codes.len() / 10 * 9).max(self.codes.len().saturating_sub(MAX_HELD_OUT)))
     }
 }
 
