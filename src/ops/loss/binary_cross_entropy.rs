@@ -213,8 +213,14 @@ impl<'a, T: Float> Checked<'a, T> {
         Some(Events {
             logits: operand(&self.logits, self.logits.layout())?,
             targets: operand(&self.targets, self.targets.layout())?,
-            weight: self.weight.as_ref().and_then(|(view, layout)| operand(view, layout)),
-            pos_weight: self.pos_weight.as_ref().and_then(|(view, layout)| operand(view, layout)),
+            weight: match &self.weight {
+                None => None,
+                Some((view, layout)) => Some(operand(view, layout)?),
+            },
+            pos_weight: match &self.pos_weight {
+                None => None,
+                Some((view, layout)) => Some(operand(view, layout)?),
+            },
         })
     }
 
