@@ -10,6 +10,8 @@ mod bindings;
 mod compile;
 #[path = "build/resources.rs"]
 mod resources;
+#[path = "build/shared.rs"]
+mod shared;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 

@@ -2,6 +2,7 @@
 
 use super::Failure;
 use super::resources::{self, Kernel};
+use super::shared::Shared;
 use super::toolchain::Nvcc;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -67,7 +68,7 @@ pub fn archs(wanted: Option<&str>) -> Result<Vec<&'static str>, Failure> {
 
 /// Compiles what changed and returns what every kernel of every source uses.
 pub fn all(nvcc: &Nvcc, archs: &[&str], root: &Path, out: &Path, sources: &[Source]) -> Result<Vec<Kernel>, Failure> {
-    let build = Build { nvcc, archs, root, out };
+    let build = Build { nvcc, archs, root, out, shared: Shared::new(root, out) };
     let mut pending = Vec::new();
     for source in sources {
         let key = build.key(source)?;
@@ -116,6 +117,7 @@ struct Build<'a> {
     archs: &'a [&'a str],
     root: &'a Path,
     out: &'a Path,
+    shared: Shared,
 }
 
 impl Build<'_> {
@@ -146,24 +148,35 @@ impl Build<'_> {
     }
 
     fn compile(&self, source: &Source, key: &str, threads: usize) -> Result<(), Failure> {
-        let image = self.output(source, "fatbin");
         // An interrupted run must not leave an old key beside a new image.
         let _ = fs::remove_file(self.output(source, "key"));
+        if self.shared.take(&source.stem, key, self.out) {
+            self.inspect(source)?;
+        } else {
+            self.call_nvcc(source, threads)?;
+            self.inspect(source)?;
+            self.shared.keep(&source.stem, key, self.out);
+        }
+        super::write(&self.output(source, "key"), key)
+    }
+
+    fn call_nvcc(&self, source: &Source, threads: usize) -> Result<(), Failure> {
         let mut command = Command::new(&self.nvcc.path);
         command.current_dir(self.root).args(FLAGS).args(line_info()).arg(format!("--threads={threads}"));
         for arch in self.archs {
             command.arg("-gencode").arg(format!("arch=compute_{arch},code=[sm_{arch},compute_{arch}]"));
         }
-        command.arg("-o").arg(&image).arg(source.path.strip_prefix(self.root).unwrap_or(&source.path));
+        command
+            .arg("-o")
+            .arg(self.output(source, "fatbin"))
+            .arg(source.path.strip_prefix(self.root).unwrap_or(&source.path));
         let output =
             command.output().map_err(|error| vec![format!("{} cannot be run: {error}", self.nvcc.path.display())])?;
         let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
             return Err(self.failed(source, &log));
         }
-        super::write(&self.output(source, "ptxas"), &log)?;
-        self.inspect(source)?;
-        super::write(&self.output(source, "key"), key)
+        super::write(&self.output(source, "ptxas"), &log)
     }
 
     fn failed(&self, source: &Source, log: &str) -> Failure {

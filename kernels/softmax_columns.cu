@@ -151,10 +151,9 @@ DEVICE void load_operand(ColumnPiece<T, kColumns>& piece, const Operand& operand
   piece.load(column, operand.stride, chunk, p.length, filler);
 }
 
-template <class T, int kColumns, bool kLog>
-DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
+template <int kColumns, class T, bool kLog>
+DEVICE void backward_columns(const SoftmaxBackwardParams& p, const Gradient<T, kLog>& gradient) {
   const ColumnSlots<TermSum<T>, kColumns> for_sum(0);
-  const Gradient<T, kLog> gradient(p);
   const uint64_t chunks = chunks_of(p.length);
   const uint64_t width = uint64_t{blockDim.x} * kColumns;
 
@@ -203,11 +202,7 @@ DEVICE void backward_columns(const SoftmaxBackwardParams& p) {
   }                                                                                                 \
   extern "C" __global__ void __launch_bounds__(threads, backward_blocks)                            \
       softmax_backward_##name##_##suffix(const __grid_constant__ SoftmaxBackwardParams p) {         \
-    if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                      \
-      backward_columns<T, columns, true>(p);                                                        \
-    } else {                                                                                        \
-      backward_columns<T, columns, false>(p);                                                       \
-    }                                                                                               \
+    with_gradient<T>(p, [&](const auto& gradient) { backward_columns<columns>(p, gradient); });     \
   }
 
 // 16 bytes of columns per thread where the tensor allows, else one column.

@@ -41,11 +41,18 @@ DEVICE void take(const void* kept, uint64_t slice, LongSum& sum) {
 
 /// Which part of which row a block works on.
 struct Slice {
-  uint64_t position;
+  uint64_t number, position;
   uint32_t index;
-
-  DEVICE Slice(uint64_t block, uint32_t slices) : position(block / slices), index(static_cast<uint32_t>(block % slices)) {}
 };
+
+/// Calls body(slice) for every slice of the block, if every row has `slices`.
+template <class F>
+DEVICE void for_each_slice(const Positions& positions, uint32_t slices, F body) {
+  const uint64_t all = positions.count * slices;
+  for (uint64_t number = blockIdx.x; number < all; number += gridDim.x) {
+    body(Slice{number, number / slices, static_cast<uint32_t>(number % slices)});
+  }
+}
 
 /// Calls body(first element, length) for every part of a slice that fits a `Part`. Slices are cut in chunks of `Chunk`.
 template <class Chunk, class Part = Chunk, class Params, class F>
@@ -66,12 +73,10 @@ template <class T>
 DEVICE void forward_states(const SoftmaxForwardParams& p) {
   __shared__ MergeSlots<float, kSplitLanes> for_even_max, for_odd_max;
   __shared__ MergeSlots<WeightSum, kSplitLanes> for_sum;
-  const uint64_t blocks = p.positions.count * p.slices;
 
   // A chunk has one barrier, so the slots for the maximum take turns over all chunks of all slices.
   bool odd = false;
-  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Slice slice(block, p.slices);
+  for_each_slice(p.positions, p.slices, [&](const Slice& slice) {
     float max = -INFINITY;
     WeightSum sum = {};
     for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
@@ -86,8 +91,8 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
       sum = add(sum, sum_of_weights(x, scores, length, false));
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), for_sum);
-    if (threadIdx.x == 0) keep(p.states, block, SoftmaxState::of(max, sum));
-  }
+    if (threadIdx.x == 0) keep(p.states, slice.number, SoftmaxState::of(max, sum));
+  });
 }
 
 /// The state of the row at `position`. All threads of the block must call; every thread gets it. Contains two barriers.
@@ -107,14 +112,12 @@ DEVICE void forward_results(const SoftmaxForwardParams& p) {
   __shared__ MergeSlots<WeightSum, kSplitLanes> for_sum;
   // An lse is written once per row, everything else slice by slice.
   const uint32_t slices = p.kind == SOFTMAX_LSE ? 1 : p.slices;
-  const uint64_t blocks = p.positions.count * slices;
 
-  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Slice slice(block, slices);
+  for_each_slice(p.positions, slices, [&](const Slice& slice) {
     const SoftmaxState state = merged_state<T>(p, slice.position, for_max, for_sum);
     if (p.kind == SOFTMAX_LSE) {
       if (threadIdx.x == 0) static_cast<float*>(p.output)[slice.position] = Scores<T>::lse(p.temperature, state);
-      continue;
+      return;
     }
     const Scores<T> scores(p.temperature, state.max);
     for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
@@ -124,7 +127,7 @@ DEVICE void forward_results(const SoftmaxForwardParams& p) {
       x.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x, p.unit_log2,
               p.output_units != 0);
     });
-  }
+  });
 }
 
 template <class T, class Piece>
@@ -136,72 +139,52 @@ DEVICE void load_both(Piece& y, Piece& dy, const SoftmaxBackwardParams& p, uint6
   load(dy, p.upstream, p.upstream_units, p, position, first, length, threadIdx.x);
 }
 
-template <class T, bool kLog>
-DEVICE void backward_sums(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>, kSplitLanes>& for_even_sum,
-                          MergeSlots<TermSum<T>, kSplitLanes>& for_odd_sum) {
-  const Gradient<T, kLog> gradient(p);
-  const uint64_t blocks = p.positions.count * p.slices;
+template <class T>
+DEVICE void backward_sums(const SoftmaxBackwardParams& p) {
+  __shared__ MergeSlots<TermSum<T>, kSplitLanes> for_even_sum, for_odd_sum;
   bool odd = false;
-  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Slice slice(block, p.slices);
-    TermSum<T> sum = {};
-    for_each_part<GradientChunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
-      GradientChunk<T> y, dy;
-      load_both<T>(y, dy, p, slice.position, first, length);
-      sum = Sum()(sum, sum_of_terms(gradient, y, dy, length));
+  with_gradient<T>(p, [&](const auto& gradient) {
+    for_each_slice(p.positions, p.slices, [&](const Slice& slice) {
+      TermSum<T> sum = {};
+      for_each_part<GradientChunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
+        GradientChunk<T> y, dy;
+        load_both<T>(y, dy, p, slice.position, first, length);
+        sum = Sum()(sum, sum_of_terms(gradient, y, dy, length));
+      });
+      sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
+      odd = !odd;
+      if (threadIdx.x == 0) keep(p.sums, slice.number, sum);
     });
-    sum = row_reduce<kSplitLanes>(sum, Sum(), odd ? for_odd_sum : for_even_sum);
-    odd = !odd;
-    if (threadIdx.x == 0) keep(p.sums, block, sum);
-  }
+  });
 }
 
-template <class T, bool kLog>
-DEVICE void backward_results(const SoftmaxBackwardParams& p, MergeSlots<TermSum<T>, kSplitLanes>& for_even_sum,
-                             MergeSlots<TermSum<T>, kSplitLanes>& for_odd_sum) {
-  const Gradient<T, kLog> gradient(p);
-  const uint64_t blocks = p.positions.count * p.slices;
+template <class T>
+DEVICE void backward_results(const SoftmaxBackwardParams& p) {
+  __shared__ MergeSlots<TermSum<T>, kSplitLanes> for_even_sum, for_odd_sum;
   bool odd = false;
-  for (uint64_t block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Slice slice(block, p.slices);
-    TermSum<T> of_slice = {};
-    if (threadIdx.x < p.slices) take(p.sums, slice.position * p.slices + threadIdx.x, of_slice);
-    const SettledSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
-    odd = !odd;
-    for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {
-      GradientPart<T> y, dy;
-      load_both<T>(y, dy, p, slice.position, first, length);
-      replace_by_gradients(gradient, y, dy, sum, length);
-      dy.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x, p.unit_log2,
-               p.output_units != 0);
+  with_gradient<T>(p, [&](const auto& gradient) {
+    for_each_slice(p.positions, p.slices, [&](const Slice& slice) {
+      TermSum<T> of_slice = {};
+      if (threadIdx.x < p.slices) take(p.sums, slice.position * p.slices + threadIdx.x, of_slice);
+      const SettledSum<T> sum = settled(row_reduce<kSplitLanes>(of_slice, Sum(), odd ? for_odd_sum : for_even_sum));
+      odd = !odd;
+      for_each_part<GradientChunk<T>, GradientPart<T>>(p, slice, [&](uint64_t first, uint32_t length) {
+        GradientPart<T> y, dy;
+        load_both<T>(y, dy, p, slice.position, first, length);
+        replace_by_gradients(gradient, y, dy, sum, length);
+        dy.store(static_cast<char*>(p.output) + (slice.position * p.length + first) * T::kBytes, length, threadIdx.x,
+                 p.unit_log2, p.output_units != 0);
+      });
     });
-  }
+  });
 }
 
-#define SPLIT_KERNEL __global__ void __launch_bounds__(kSplitLanes, 2)
+#define SPLIT_KERNEL extern "C" __global__ void __launch_bounds__(kSplitLanes, 2)
 
-#define SOFTMAX_SPLIT(name, T, ...)                                                                                         \
-  extern "C" SPLIT_KERNEL softmax_forward_##name##_states(const __grid_constant__ SoftmaxForwardParams p) {                 \
-    forward_states<T>(p);                                                                                                   \
-  }                                                                                                                         \
-  extern "C" SPLIT_KERNEL softmax_forward_##name##_results(const __grid_constant__ SoftmaxForwardParams p) {                \
-    forward_results<T>(p);                                                                                                  \
-  }                                                                                                                         \
-  extern "C" SPLIT_KERNEL softmax_backward_##name##_sums(const __grid_constant__ SoftmaxBackwardParams p) {                 \
-    __shared__ MergeSlots<TermSum<T>, kSplitLanes> even, odd;                                                                     \
-    if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
-      backward_sums<T, true>(p, even, odd);                                                                                 \
-    } else {                                                                                                                \
-      backward_sums<T, false>(p, even, odd);                                                                                \
-    }                                                                                                                       \
-  }                                                                                                                         \
-  extern "C" SPLIT_KERNEL softmax_backward_##name##_results(const __grid_constant__ SoftmaxBackwardParams p) {              \
-    __shared__ MergeSlots<TermSum<T>, kSplitLanes> even, odd;                                                                     \
-    if (p.kind == SOFTMAX_LOG_PROBABILITIES) {                                                                              \
-      backward_results<T, true>(p, even, odd);                                                                              \
-    } else {                                                                                                                \
-      backward_results<T, false>(p, even, odd);                                                                             \
-    }                                                                                                                       \
-  }
+#define SOFTMAX_SPLIT(name, T, ...)                                                                                             \
+  SPLIT_KERNEL softmax_forward_##name##_states(const __grid_constant__ SoftmaxForwardParams p) { forward_states<T>(p); }        \
+  SPLIT_KERNEL softmax_forward_##name##_results(const __grid_constant__ SoftmaxForwardParams p) { forward_results<T>(p); }      \
+  SPLIT_KERNEL softmax_backward_##name##_sums(const __grid_constant__ SoftmaxBackwardParams p) { backward_sums<T>(p); }         \
+  SPLIT_KERNEL softmax_backward_##name##_results(const __grid_constant__ SoftmaxBackwardParams p) { backward_results<T>(p); }
 
 FOR_EACH_DTYPE(SOFTMAX_SPLIT, )

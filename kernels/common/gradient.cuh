@@ -106,3 +106,13 @@ class Gradient {
   const float scale, scale_rest;
   const PreciseExpTable table;
 };
+
+/// Calls body(gradient) with the gradient of the kind that `p` names.
+template <class T, class F>
+DEVICE void with_gradient(const SoftmaxBackwardParams& p, F body) {
+  if (p.kind == SOFTMAX_LOG_PROBABILITIES) {
+    body(Gradient<T, true>(p));
+  } else {
+    body(Gradient<T, false>(p));
+  }
+}
