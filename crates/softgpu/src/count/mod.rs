@@ -187,6 +187,8 @@ pub struct Counters {
     pub local_bytes: u64,
     /// Branches whose lanes went two ways.
     pub divergent_branches: u64,
+    /// Additions and multiplications of matrix products: twice the product of the shape's three sides for each.
+    pub matrix_flops: u64,
     /// Every instruction of the kernel; kept only while all launches added up are of one kernel.
     pub lines: Vec<Line>,
 }
@@ -201,6 +203,9 @@ impl Counters {
             all.warp_instructions += warp;
             all.thread_instructions += thread;
             all.classes[inst.class as usize] += issued;
+            if inst.class == Class::Matrix {
+                all.matrix_flops += warp * flops_of(&statement);
+            }
             all.global_loads += moved.loads;
             all.global_stores += moved.stores;
             all.shared += moved.shared;
@@ -261,5 +266,16 @@ impl AddAssign<&Counters> for Counters {
         self.shared += other.shared;
         self.local_bytes += other.local_bytes;
         self.divergent_branches += other.divergent_branches;
+        self.matrix_flops += other.matrix_flops;
     }
+}
+
+/// Additions and multiplications of one matrix product, from the shape in its opcode: `m16n8k16`.
+fn flops_of(statement: &str) -> u64 {
+    let sides = |shape: &str| -> Option<u64> {
+        let (m, rest) = shape.strip_prefix('m')?.split_once('n')?;
+        let (n, k) = rest.split_once('k')?;
+        Some(m.parse::<u64>().ok()? * n.parse::<u64>().ok()? * k.parse::<u64>().ok()?)
+    };
+    2 * statement.split(['.', ' ']).find_map(sides).unwrap_or(0)
 }

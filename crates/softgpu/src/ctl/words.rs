@@ -2,7 +2,7 @@
 //!
 //! | numbers | meaning |
 //! |---|---|
-//! | 0 to 5 | launches, warp instructions, thread instructions, bytes of local memory, divergent branches, 0 |
+//! | 0 to 5 | launches, warp instructions, thread instructions, bytes of local memory, divergent branches, flops of matrix products |
 //! | 6 to 13 | loads from, then stores to device memory: requests, sectors, fewest sectors, bytes |
 //! | 14 to 16 | shared memory: requests, wavefronts, fewest wavefronts |
 //! | 17 and on | instructions by class, in the order of [`Class::ALL`]: warp, thread |
@@ -34,7 +34,8 @@ fn to_shared(words: &[u64]) -> SharedTraffic {
 /// Counters to numbers.
 pub fn of_counters(counters: &Counters) -> Vec<u64> {
     let Counters { launches, warp_instructions, thread_instructions, local_bytes, divergent_branches, .. } = *counters;
-    let mut words = vec![launches, warp_instructions, thread_instructions, local_bytes, divergent_branches, 0];
+    let mut words = vec![launches, warp_instructions, thread_instructions, local_bytes, divergent_branches];
+    words.push(counters.matrix_flops);
     words.extend(of_global(&counters.global_loads));
     words.extend(of_global(&counters.global_stores));
     words.extend(of_shared(&counters.shared));
@@ -50,6 +51,7 @@ pub fn to_counters(words: &[u64], lines: Vec<Line>) -> Counters {
         thread_instructions: words[2],
         local_bytes: words[3],
         divergent_branches: words[4],
+        matrix_flops: words[5],
         global_loads: to_global(&words[6..]),
         global_stores: to_global(&words[10..]),
         shared: to_shared(&words[14..]),
@@ -89,7 +91,7 @@ mod tests {
 
     #[test]
     fn counters_survive_the_way_there_and_back() {
-        let numbers: Vec<u64> = (1..=COUNT as u64).map(|n| if n == 6 { 0 } else { n }).collect();
+        let numbers: Vec<u64> = (1..=COUNT as u64).collect();
         let line = to_line(&(1..=13).collect::<Vec<u64>>(), "k.cu:1".to_string(), "ret".to_string());
         let counters = to_counters(&numbers, vec![line.clone()]);
         assert_eq!(of_counters(&counters), numbers);
