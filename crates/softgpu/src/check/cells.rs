@@ -123,17 +123,35 @@ impl Cells {
         true
     }
 
-    /// Reads of four words by four lanes `step` apart, or by these and `others` of the warp. False, with nothing done,
-    /// unless every earlier write is settled at a glance.
+    /// Reads of four words of a CTA's own memory by four lanes `step` apart, or by these and `others` of the warp.
+    /// False, with nothing done, unless every earlier write is settled at a glance.
     #[inline(always)]
-    pub(super) fn row(&mut self, view: &View<'_>, first: usize, who: &Who, step: u64, others: bool) -> bool {
+    pub(super) fn row(
+        &mut self,
+        view: &View<'_>,
+        tables: &mut Tables,
+        first: usize,
+        who: &Who,
+        step: u64,
+        others: bool,
+    ) -> bool {
         let (run, glance) = (first..first + 4, view.glance(who.warp));
-        if !glance.settles_all(&self.write[run.clone()]) || !glance.settles_all(&self.read[run.clone()]) {
+        let halved = |mark: &Mark| mark & TABLE == 0 && mark & SHARES != 0 && !glance.settles(*mark);
+        if !glance.settles_all(&self.write[run.clone()]) || self.read[run.clone()].iter().any(halved) {
             return false;
         }
-        let mark = who.mark | if others { SEVERAL } else { 0 };
+        let several = if others { SEVERAL } else { 0 };
         for (word, read) in self.read[run].iter_mut().enumerate() {
-            *read = mark + (word as u64 * step << LANE_AT);
+            let who = who.later_lane(word as u64 * step);
+            let who = Who { mark: who.mark | several, ..who };
+            if glance.settles(*read) {
+                *read = who.mark;
+            } else {
+                // Other warps read it too: matrices are shared by all of them.
+                let mut marks = Marks { read: *read, ..Marks::default() };
+                tables.add_reader(view, &mut marks, &who);
+                *read = marks.read;
+            }
         }
         true
     }
@@ -279,7 +297,7 @@ impl Tables {
         for read in [marks.read, if covered { 0 } else { marks.other }] {
             let readers = match read & TABLE {
                 0 => std::slice::from_ref(&read),
-                _ => &self.readers[read as u32 as usize],
+                _ => &self.readers[read as u32 as usize][..view.clocks.warps()],
             };
             let promised = |mark: Mark| mark & PROMISED != 0 && view.is_new(mark);
             let open = readers.iter().find(|mark| !view.settled(**mark, who) || promised(**mark));
@@ -301,8 +319,9 @@ impl Tables {
     fn add_reader(&mut self, view: &View<'_>, marks: &mut Marks, who: &Who) {
         let clocks = view.clocks;
         let r = &mut marks.read;
-        if *r & TABLE != 0 {
-            let readers = self.readers[*r as u32 as usize];
+        // Shared memory has no readers of other CTAs.
+        if *r & TABLE != 0 && view.across.is_some() {
+            let readers = &self.readers[*r as u32 as usize];
             let newest = readers.iter().copied().max().unwrap_or(0);
             if view.foreign(newest).is_some() || step_of(newest) < view.old() {
                 // Of the threads of another CTA one stands for all.

@@ -130,6 +130,12 @@ impl Clocks {
         self.far.get(warp as usize).filter(|far| !far.is_empty())
     }
 
+    /// Warps of the CTA.
+    #[inline(always)]
+    pub(super) fn warps(&self) -> usize {
+        self.warps
+    }
+
     /// The step a warp is in.
     #[inline(always)]
     pub(super) fn step(&self, warp: u32) -> u32 {

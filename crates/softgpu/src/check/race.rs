@@ -171,7 +171,7 @@ impl Order {
     pub(crate) fn row_shared(&mut self, by: By, at: u32, step: u64, others: bool) -> bool {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
         let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
-        self.shared.row(&view, at as usize / 4, &who, step, others)
+        self.shared.row(&view, &mut self.tables, at as usize / 4, &who, step, others)
     }
 
     /// An access of consecutive words of shared memory by one lane. False, with nothing done, when they have to be

@@ -181,7 +181,9 @@ fn read_source<const T: usize>(warp: &Warp, env: &mut Env<'_>, copy: &mut Starte
             env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
             return false;
         };
-        copy.seen[lane] = source_words(allocation, address, copy.length[lane]);
+        if checks.race {
+            copy.seen[lane] = source_words(allocation, address, copy.length[lane]);
+        }
         if checks.init && allocation.first_invalid(address - allocation.base(), count).is_some() {
             // Copying bytes that nobody wrote is no mistake; reading them afterwards is.
             for run in allocation.invalid_runs(address - allocation.base(), count) {
@@ -207,6 +209,10 @@ fn read_source<const T: usize>(warp: &Warp, env: &mut Env<'_>, copy: &mut Starte
 
 /// The first `length` bytes at an address that the allocation holds, and zeros.
 fn source_words(allocation: &Allocation, address: u64, length: u8) -> [u32; 4] {
+    if let (Some(block), 16) = (allocation.dense(), length) {
+        let at = (address - allocation.base()) as usize;
+        return [0, 4, 8, 12].map(|i| block.load(at + i));
+    }
     let mut bytes = [0; 16];
     allocation.read(address - allocation.base(), &mut bytes[..usize::from(length)]);
     let mut words = [0; 4];
