@@ -2,7 +2,7 @@
 
 use softgpu::ctl::Profile;
 use softgpu::ctl::types::{LeakKind, Streams};
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 use sumexp::{Device, Error};
 
 /// Where kernels run in this process.
@@ -34,6 +34,15 @@ pub fn device() -> Device {
     // Kept for the whole process, and made on a thread that no test looks at.
     let first = FIRST.get_or_init(|| std::thread::spawn(|| Device::cuda(0).unwrap()).join().unwrap());
     first.with_new_stream().unwrap()
+}
+
+/// Held for writing by those who wait for a whole GPU, which the driver refuses while any thread captures a graph on it.
+static SETTLING: RwLock<()> = RwLock::new(());
+
+/// Runs something that captures a graph while other tests of the process run.
+pub fn undisturbed<R>(capture: impl FnOnce() -> R) -> R {
+    let _turn = SETTLING.read().unwrap_or_else(PoisonError::into_inner);
+    capture()
 }
 
 /// GPU 1, once a test asked for it.
@@ -130,6 +139,7 @@ impl World {
     pub fn settle(&self) {
         use cudarc::driver::result::{ctx, device, init, primary_ctx};
         init().unwrap();
+        let _alone = SETTLING.write().unwrap_or_else(PoisonError::into_inner);
         let gpus = 1 + i32::from(SECOND.get().is_some_and(Option::is_some));
         for gpu in 0..gpus {
             let gpu = device::get(gpu).unwrap();

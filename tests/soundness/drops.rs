@@ -1,31 +1,31 @@
 //! Things that hold each other, dropped in every order while work on them is queued.
 
-use crate::common::gpu::World;
+use crate::common::gpu::{World, undisturbed};
 use crate::{LEN, numbers, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Barrier;
-use sumexp::{Device, SoftmaxOptions, Tensor, softmax_into};
+use sumexp::{Device, Dim, Graph, SoftmaxOptions, Tensor, softmax};
 
 /// What a program holds. Dropped, it does what the type of its contents does.
 enum Thing {
     Device(#[allow(dead_code)] Device),
-    Tensor(Tensor<u32>, u32),
-    Results(Tensor<f32>),
+    Tensor(Tensor<u32>),
+    Graph(Graph),
 }
 
 impl Thing {
-    /// Reads it, if it is something that can be read.
+    /// Uses it: a tensor is read, a graph launched again.
     fn check(&self) {
         match self {
             Thing::Device(_) => {}
-            Thing::Tensor(tensor, from) => assert_eq!(tensor.to_vec().unwrap(), numbers(*from)),
-            Thing::Results(tensor) => assert_eq!(tensor.to_vec().unwrap(), [0.25; 8]),
+            Thing::Tensor(tensor) => assert_eq!(tensor.to_vec().unwrap(), numbers(1)),
+            Thing::Graph(graph) => graph.launch().unwrap(),
         }
     }
 }
 
-/// A device, a second stream of its GPU, a tensor, a tensor that shares its memory, and the result of a kernel, all with
-/// work queued.
+/// A device, a second stream of its GPU, a tensor, one on that stream which shares its memory, and a graph that reads the
+/// memory and was launched: all with work queued, and with kernels among it.
 fn things(world: &World) -> Vec<Option<Thing>> {
     let first = world.device();
     let second = first.with_new_stream().unwrap();
@@ -33,19 +33,19 @@ fn things(world: &World) -> Vec<Option<Thing>> {
     let shared = x.to_device(&second).unwrap();
     let mut copy = Tensor::zeros(&second, &[LEN]).unwrap();
     copy.copy_from(&shared).unwrap();
-    let logits = Tensor::<f32>::zeros(&second, &[2, 4]).unwrap();
-    let mut results = Tensor::<f32>::zeros(&second, &[2, 4]).unwrap();
-    softmax_into(&logits, sumexp::Dim::LAST, &SoftmaxOptions::default(), &mut results).unwrap();
-    // `copy` and `logits` are gone when this returns: what reads and writes them is still queued.
-    [
-        Thing::Device(first),
-        Thing::Device(second),
-        Thing::Tensor(x, 1),
-        Thing::Tensor(shared, 1),
-        Thing::Results(results),
-    ]
-    .map(Some)
-    .into()
+    let capture = |second: &Device| {
+        let mut copy = Tensor::zeros(second, &[LEN])?;
+        copy.copy_from(&shared)?;
+        let logits = Tensor::<f32>::zeros(second, &[2, 4])?;
+        softmax(&logits, Dim::LAST, &SoftmaxOptions::default())
+    };
+    let (graph, results) = undisturbed(|| Graph::capture(&second, capture)).unwrap();
+    graph.launch().unwrap();
+    // `copy` and `results` are gone when this returns: what reads and writes them is still queued.
+    drop(results);
+    [Thing::Device(first), Thing::Device(second), Thing::Tensor(x), Thing::Tensor(shared), Thing::Graph(graph)]
+        .map(Some)
+        .into()
 }
 
 /// All orders of `0..len`.

@@ -15,6 +15,7 @@ mod reports;
 mod streams;
 mod sweep;
 mod transfers;
+mod types;
 
 use sumexp::{Device, Tensor};
 

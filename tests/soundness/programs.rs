@@ -2,9 +2,9 @@
 //! data, memory used after it was freed, sizes that wrap. Here each is written as this crate allows it, or the nearest
 //! program that it allows, and must be right while every stream runs as late as it may.
 
-use crate::common::gpu::World;
+use crate::common::gpu::{World, undisturbed};
 use crate::{LEN, numbers, pending};
-use sumexp::{Device, Error, Tensor};
+use sumexp::{Device, Error, Graph, Tensor};
 
 /// The control: two live streams. Across them a tensor goes by `to_device`, and nothing else compiles or is accepted.
 #[test]
@@ -187,6 +187,31 @@ fn p8_a_failed_event_before_memory_is_dropped() {
         assert_eq!(leaks.len(), usize::from(waits_fail), "{leaks:?}");
         assert!(leaks.iter().all(|leak| leak.contains(&format!("{} bytes", 4 * LEN))), "{leaks:?}");
     }
+}
+
+/// Work is captured in a graph, what it uses is dropped, and the graph is launched. The graph has its share in everything.
+#[test]
+fn p9_memory_is_dropped_between_capture_and_launch() {
+    let world = World::late();
+    let device = world.device();
+    let source = pending(&device, 1);
+    let mut copy = Tensor::zeros(&device, &[LEN]).unwrap();
+    let capture = |device: &Device| {
+        copy.copy_from(&source)?;
+        let mut again = Tensor::zeros(device, &[LEN])?;
+        again.copy_from(&copy)?;
+        Ok(again)
+    };
+    let (graph, again) = undisturbed(|| Graph::capture(&device, capture)).unwrap();
+    drop((source, copy));
+    let fresh: Vec<_> = (0..8).map(|from| pending(&device, 1000 * from)).collect();
+    graph.launch().unwrap();
+    graph.launch().unwrap();
+    drop(graph);
+    assert_eq!(again.to_vec().unwrap(), numbers(1));
+    assert!((0..8).zip(&fresh).all(|(from, fresh)| fresh.to_vec().unwrap() == numbers(1000 * from)));
+    drop((again, fresh, device));
+    world.assert_clean();
 }
 
 /// A handle that names another stream on every thread is not accepted; a device means the same stream on all of them.

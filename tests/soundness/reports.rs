@@ -1,6 +1,6 @@
 //! Reports of bad data while several threads launch and look.
 
-use crate::common::gpu::World;
+use crate::common::gpu::{World, undisturbed};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use sumexp::{CrossEntropy, Device, Dim, Error, Graph, Tensor, cross_entropy};
@@ -36,7 +36,8 @@ fn no_report_is_lost_between_two_threads() {
         let bad = Tensor::from_slice(device, &[1], &[7i64]).unwrap();
         let options = CrossEntropy::default();
         // The capture waits for looks that are under way, and looks are refused meanwhile.
-        let (graph, _) = Graph::capture(device, |_| cross_entropy(&x, Dim::LAST, &bad, &options)).unwrap();
+        let capture = |_: &Device| cross_entropy(&x, Dim::LAST, &bad, &options);
+        let (graph, _) = undisturbed(|| Graph::capture(device, capture)).unwrap();
         for launch in 1..=LAUNCHES {
             match launch % 2 {
                 0 => drop(cross_entropy(&x, Dim::LAST, &bad, &options).unwrap()),

@@ -3,12 +3,13 @@
 
 use super::model::{COLUMNS, Forward, LEN, Look, ROWS, Values};
 use super::step::Step;
+use crate::common::gpu::undisturbed;
 use crate::common::random::Random;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use sumexp::{
-    CrossEntropy, Device, DeviceName, Dim, Error, Mask, Reduction, Result, SoftmaxOptions, Targets, Tensor, View,
-    cross_entropy, cross_entropy_backward, hide, keep, log_softmax, logsumexp, softmax, softmax_backward,
+    CrossEntropy, Device, DeviceName, Dim, Error, Graph, Mask, Reduction, Result, SoftmaxOptions, Targets, Tensor,
+    View, cross_entropy, cross_entropy_backward, hide, keep, log_softmax, logsumexp, softmax, softmax_backward,
     softmax_backward_into, softmax_into, softmin,
 };
 
@@ -215,6 +216,7 @@ impl Lane {
             Step::Backward { from, upstream, dim } => self.backward(self.at(from)?, upstream, dim)?,
             Step::BackwardOf { from, upstream, dim } => self.backward_of(self.at(from)?, upstream, dim)?,
             Step::CrossEntropy { from, targets, bad } => self.cross_entropy(self.at(from)?, targets, bad)?,
+            Step::Capture { from, dim } => self.capture(self.at(from)?, dim)?,
             Step::Read { from } => self.look(self.at(from)?, None),
             Step::ReadView { from, look } => self.look(self.at(from)?, Some(look)),
             Step::Drop { from } => drop(self.held.swap_remove(self.at(from)?)),
@@ -290,6 +292,21 @@ impl Lane {
         let values = values.map(|x| look.through(&x).forward(look.dims(), position, what, &visible));
         let result = if what == Forward::LogSumExp { Ok(result) } else { result.reshape(&SHAPE) };
         self.keep(result.unwrap(), values);
+        Some(())
+    }
+
+    fn capture(&mut self, at: usize, position: usize) -> Option<()> {
+        let (x, values) = self.operand(at)?;
+        if x.device().is_cpu() {
+            return None;
+        }
+        let capture = |_: &Device| softmax(&*x, dim(position), &SoftmaxOptions::default());
+        let captured = undisturbed(|| Graph::capture(x.device(), capture));
+        let (graph, y) = self.ok(captured)?;
+        // The second launch writes the same again, over what the first may still have to write.
+        let launched = graph.launch().and_then(|()| graph.launch());
+        self.ok(launched)?;
+        self.keep(y.into_tensor(), values.map(|x| x.forward(SHAPE, position, Forward::Softmax, &|_| true)));
         Some(())
     }
 

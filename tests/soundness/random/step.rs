@@ -26,6 +26,8 @@ pub enum Step {
     BackwardOf { from: usize, upstream: usize, dim: usize },
     /// Losses and gradient; targets and what is saved in between are dropped at once. `bad` plants a target that is no class.
     CrossEntropy { from: usize, targets: u64, bad: bool },
+    /// A softmax that is captured in a graph, which is launched twice and dropped.
+    Capture { from: usize, dim: usize },
     /// Copies to the host and compares.
     Read { from: usize },
     /// The same through a view.
@@ -47,8 +49,8 @@ pub enum Step {
 }
 
 impl Step {
-    /// A random step. Programs of one lane have nobody to give anything to, and only they plant bad targets: which lane
-    /// would hear of them is not known beforehand.
+    /// A random step. Programs of one lane have nobody to give anything to. Only they plant bad targets, since which lane
+    /// would hear of them is not known beforehand, and only they capture, since a capture refuses what other lanes do.
     pub fn random(random: &mut Random, lanes: usize) -> Step {
         let mut pick = || random.below(1 << 16);
         let (from, to, device) = (pick(), pick(), pick());
@@ -77,6 +79,7 @@ impl Step {
             87..90 => Step::Restart { device },
             90 => Step::Synchronize { device },
             91 => Step::Check { device },
+            _ if lanes == 1 && elements & 1 == 0 => Step::Capture { from, dim },
             _ if lanes == 1 => Step::Send { from, device },
             92..95 => Step::Give { from },
             95..97 => Step::Lend { from },
