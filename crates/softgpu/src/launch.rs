@@ -20,8 +20,12 @@ pub mod code {
     pub const TIMEOUT: u32 = 702;
     /// `CUDA_ERROR_ASSERT`.
     pub const ASSERT: u32 = 710;
+    /// `CUDA_ERROR_HARDWARE_STACK_ERROR`: calls nested too deep.
+    pub const STACK: u32 = 714;
     /// `CUDA_ERROR_MISALIGNED_ADDRESS`.
     pub const MISALIGNED: u32 = 716;
+    /// `CUDA_ERROR_INVALID_PC`: a call through a pointer to no function.
+    pub const INVALID_PC: u32 = 718;
     /// `CUDA_ERROR_LAUNCH_FAILED`: a trap, or a finding of the checks.
     pub const LAUNCH_FAILED: u32 = 719;
     /// `CUDA_ERROR_NOT_SUPPORTED`.
@@ -176,6 +180,8 @@ pub struct Outcome {
     pub fault: Option<Fault>,
     /// What the checks found, in order.
     pub findings: Vec<Finding>,
+    /// What `printf` printed.
+    pub printed: Vec<u8>,
     /// What it executed.
     pub counters: Counters,
 }

@@ -271,3 +271,31 @@ fn every_call_can_fail_once_and_nothing_is_lost() {
         assert_eq!(gpu.take_findings(), vec![], "call {call}");
     }
 }
+
+#[test]
+fn a_failed_assertion_sticks_and_what_was_printed_is_shown() {
+    if !in_child("a_failed_assertion_sticks_and_what_was_printed_is_shown", &[]) {
+        return;
+    }
+    const CALLS: &str = include_str!("foreign/calls_sm80.ptx");
+    let gpu = open();
+    let (prints, asserts) = (load(CALLS, "prints").unwrap(), load(CALLS, "asserts").unwrap());
+    // SAFETY: handles are live when they are used, and sizes those of the slices.
+    unsafe {
+        let (mut x, mut y) = (result::malloc_sync(128).unwrap(), result::malloc_sync(128).unwrap());
+        let words: Vec<i32> = (0..32).collect();
+        result::memcpy_htod_sync(x, &words).unwrap();
+        let arguments: &mut [*mut c_void] = &mut [(&raw mut x).cast(), (&raw mut y).cast()];
+        prints.launch(1, 32, std::ptr::null_mut(), arguments).unwrap();
+        let line = |i: i32, place, letter| {
+            let quarter = f64::from(i) * 0.25;
+            format!("thread {i} of 32: {place} {quarter:5.2} 1.000000e-03 2.5 {letter} -{i} abcdef0123 %\n")
+        };
+        assert_eq!(gpu.take_printed(), line(1, "low", 'B') + &line(17, "high", 'R'));
+        assert_eq!(gpu.take_printed(), "");
+        assert_eq!(codes_of(asserts.launch(1, 32, std::ptr::null_mut(), arguments)), 710);
+        let finding = program::only(gpu.take_findings());
+        assert!(finding.to_string().contains("thread: [13,0,0] Assertion `x[i] != 13` failed."), "{finding}");
+        assert_eq!(codes_of(prints.launch(1, 32, std::ptr::null_mut(), arguments)), 710);
+    }
+}

@@ -167,7 +167,7 @@ fn faults_name_access_and_owner() {
     fault(
         "st.local.u32 [%rd0], %r0;",
         700,
-        &["out of bounds: store of 4 bytes at local offset", "of 0 bytes a thread"],
+        &["out of bounds: store of 4 bytes at local offset", "below every local array of the thread"],
     );
     fault("atom.global.add.u32 %r1, [%rd0+128], 1;", 700, &["atomic operation on 4 bytes at", "past the end"]);
     // Lanes that are off touch nothing.

@@ -1,6 +1,5 @@
 //! Reading PTX: what nvcc writes, and what nobody should write.
 
-use softgpu::ir::Kernel;
 use softgpu::ptx::{Operand, parse};
 
 const SOFTMAX: &str = include_str!("ptx/softmax_sm80.ptx");
@@ -49,11 +48,19 @@ fn asm_blocks_reuse_labels_and_registers() {
     assert!(!module.functions.iter().find(|f| f.name == "_Z1ffi").unwrap().entry);
 }
 
-/// A module whose kernel calls a device function parses; the kernel stops with the line of the call.
+/// Every call has a scope of its own with a `param0`: four calls, four variables and one prototype.
 #[test]
-fn calls_of_device_functions_are_refused_at_their_line() {
-    let refused = Kernel::lower(&parse(FORMS).unwrap(), "forms", true).err().unwrap();
-    assert_eq!((refused.kernel.as_str(), refused.place.as_str()), ("forms", "forms.cu:23"));
+fn variables_of_call_sequences_are_told_apart() {
+    let module = parse(include_str!("foreign/calls_sm80.ptx")).unwrap();
+    let kernel = module.kernel("indirect").unwrap();
+    let mut names: Vec<_> = kernel.variables.iter().map(|v| v.name.as_str()).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all, "{names:?}");
+    assert!(names.iter().any(|name| name.starts_with("param0@")), "{names:?}");
+    let prototype = &kernel.prototypes[0];
+    assert_eq!((prototype.params.len(), prototype.results.len(), prototype.params[0].size), (1, 1, 4));
 }
 
 #[test]

@@ -56,6 +56,48 @@ fn a_kernel_that_cannot_run_does_not_stop_its_neighbours() {
     kernel.launch(1, 32, std::ptr::null_mut(), arguments).unwrap();
 }
 
+#[test]
+fn what_nobody_supplies_is_named_with_the_line_of_its_call() {
+    let gpu = open();
+    let source = include_str!("foreign/calls.cu");
+    let line = 1 + source.lines().position(|line| line.contains("malloc(")).unwrap();
+    let kernel = load(include_str!("foreign/calls_sm80.ptx"), "allocates").unwrap();
+    let (mut x, mut y) = (0u64, 0u64);
+    let error = kernel.launch(1, 1, std::ptr::null_mut(), &mut [(&raw mut x).cast(), (&raw mut y).cast()]).unwrap_err();
+    let why = gpu.last_error();
+    assert_eq!(error.0 as u32, 801);
+    assert!(
+        why.contains(&format!("calls.cu:{line}")) && why.contains("heap of the device") && why.contains("malloc"),
+        "{why}"
+    );
+    let external = ".extern .func (.param .b32 r) outside(.param .b32 p);";
+    let call = "{ .param .b32 q; .param .b32 s; st.param.b32 [q], %r1; call (s), outside, (q); }";
+    let (code, why) = launch_error(&with_statement(call).replace(".visible", &format!("{external}\n.visible")));
+    assert_eq!(code, 801);
+    assert!(why.contains("fill.cu:42") && why.contains("outside has no body in this module"), "{why}");
+}
+
+#[test]
+fn calls_that_cannot_be_made_say_why() {
+    for (declared, statement, words) in [
+        ("f(.param .b64 p) { ret; }", ".param .b32 q; call f, (q);", "arguments of [4] bytes where [8] are declared"),
+        ("f(.reg .b32 %a) { ret; }", ".param .b32 q; call f, (q);", "parameters in registers"),
+        ("f(.param .b32 p) { ret; }", "call f, (%r1);", "only .param variables"),
+        ("f() { ret; }", "call %rd1, ();", "without a prototype"),
+        (
+            "f(.param .b32 p) { .reg .b32 %q; ld.param.b32 %q, [p+4]; ret; }",
+            ".param .b32 q; call f, (q);",
+            "which has 4",
+        ),
+        ("f() { ret; }", "mov.u64 %rd1, f+8;", "the address of f plus an offset"),
+    ] {
+        let text = with_statement(&format!("{{ {statement} }}"));
+        let (code, why) = launch_error(&text.replace(".visible", &format!(".func {declared}\n.visible")));
+        assert_eq!(code, 801, "{statement}: {why}");
+        assert!(why.contains(words), "{statement}: {why}");
+    }
+}
+
 /// A fatbin of one entry.
 fn fatbin(kind: u16, flags: u64, payload: &[u8]) -> Vec<u8> {
     let mut image = 0xBA55_ED50u32.to_le_bytes().to_vec();

@@ -24,6 +24,13 @@ pub(crate) struct Origin {
     read: Option<Read>,
 }
 
+/// An undefined register that a call keeps.
+pub(crate) struct Kept {
+    place: Place,
+    bytes: Bytes,
+    origin: Origin,
+}
+
 /// Undefined bytes that a load met.
 #[derive(Clone, Copy)]
 pub(crate) struct Read {
@@ -84,6 +91,34 @@ impl Taint {
         let origin = Origin { pc: 0, cta: [0; 3], warp: 0, lanes, read: None };
         for place in &kernel.undefined {
             self.put(kernel, *place, u32::MAX, &whole(lanes), &origin);
+        }
+    }
+
+    /// A call: the lanes of `mask` enter a function that may read these registers before it writes them.
+    pub(crate) fn enter(&mut self, kernel: &Kernel, places: impl Iterator<Item = Place>, mask: u32) {
+        let origin = Origin { pc: 0, cta: [0; 3], warp: 0, lanes: mask, read: None };
+        for place in places {
+            self.put(kernel, place, mask, &whole(mask), &origin);
+        }
+    }
+
+    /// What the registers among `places` hold that is undefined; `back` restores it.
+    pub(crate) fn keep(&self, places: impl Iterator<Item = Place>) -> Vec<Kept> {
+        if !self.any() {
+            return Vec::new();
+        }
+        let kept = |place| Some(Kept { place, bytes: self.bytes(place), origin: *self.origin(place)? });
+        places.filter(|place| self.of(*place) != 0).filter_map(kept).collect()
+    }
+
+    /// The lane's registers among `places` hold what they held when `kept` was made.
+    pub(crate) fn back(&mut self, kernel: &Kernel, places: impl Iterator<Item = Place>, kept: &[Kept], lane: usize) {
+        if !self.any() && kept.is_empty() {
+            return;
+        }
+        places.for_each(|place| self.clear(kernel, place, 1 << lane));
+        for Kept { place, bytes, origin } in kept {
+            self.put(kernel, *place, 1 << lane, bytes, origin);
         }
     }
 

@@ -156,6 +156,7 @@ macro_rules! control_functions {
             softgpu_leaks: fn(u32, Each<LeakC>, *mut c_void) -> usize;
             softgpu_take_leaks: fn(Each<LeakC>, *mut c_void) -> usize;
             softgpu_take_launches: fn(Each<LaunchC>, *mut c_void) -> usize;
+            softgpu_take_printed: fn(*mut c_char, usize) -> usize;
             softgpu_last_error: fn(*mut c_char, usize) -> usize;
         }
     };

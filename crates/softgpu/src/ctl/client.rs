@@ -376,6 +376,18 @@ impl Gpu {
         collect(launch, |each, data| unsafe { (self.functions.softgpu_take_launches)(each, data) })
     }
 
+    /// What this thread's kernels printed, which is then forgotten. It is also shown on stdout, as a real driver shows it,
+    /// unless [`Gpu::echo`] is off.
+    pub fn take_printed(&self) -> String {
+        // SAFETY: null asks for the length alone.
+        let length = unsafe { (self.functions.softgpu_take_printed)(std::ptr::null_mut(), 0) };
+        let mut buffer = vec![0u8; length];
+        // SAFETY: as many bytes may be written as said.
+        let length = unsafe { (self.functions.softgpu_take_printed)(buffer.as_mut_ptr().cast(), buffer.len()) };
+        buffer.truncate(length);
+        String::from_utf8_lossy(&buffer).into_owned()
+    }
+
     /// Why this thread's last failing driver call failed.
     pub fn last_error(&self) -> String {
         let mut buffer = vec![0u8; 4096];

@@ -362,6 +362,22 @@ export! {
         hand_out(launches.make_contiguous(), each, data, with_launch)
     }
 
+    /// Hands over what this thread's kernels printed, which is then forgotten, in pieces of at most `capacity` bytes and
+    /// without a NUL. Answers the bytes written, or the bytes there are if `out` is null.
+    fn softgpu_take_printed(out: *mut c_char, capacity: usize) -> usize, or 0; {
+        let thread = thread::current();
+        let mut inner = thread.inner();
+        let printed = &mut inner.printed;
+        if out.is_null() {
+            return printed.len();
+        }
+        let text: Vec<u8> = printed.drain(..capacity.min(printed.len())).collect();
+        // SAFETY: not null, checked above; the caller says that `capacity` bytes may be written there, and `text` has no
+        // more.
+        unsafe { out.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), text.len()) };
+        text.len()
+    }
+
     /// Writes why the calling thread's last failing call failed, NUL-terminated and cut to `capacity` bytes. Answers the
     /// length of the whole text.
     fn softgpu_last_error(out: *mut c_char, capacity: usize) -> usize, or 0; {

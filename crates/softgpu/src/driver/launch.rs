@@ -72,6 +72,9 @@ impl KernelWork {
         };
         let outcome = run(&launch);
         let owner = &operation.owner;
+        if !outcome.printed.is_empty() {
+            owner.print(&outcome.printed);
+        }
         let mut failed = false;
         for finding in &outcome.findings {
             let finding = Finding { submission: Some(operation.label.clone()), ..Finding::from(finding) };

@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Findings and launches that one thread remembers; older ones are dropped, and counted.
 const REMEMBERED: usize = 4096;
+/// Bytes of output of kernels that a thread keeps: the size of the buffer in which a real driver collects them.
+const PRINTED: usize = 1 << 20;
 
 /// One host thread.
 pub struct HostThread {
@@ -45,6 +47,8 @@ pub struct Inner {
     pub plan: Plan,
     /// What the checks found.
     pub findings: Vec<Finding>,
+    /// What kernels printed, the last [`PRINTED`] bytes of it.
+    pub printed: VecDeque<u8>,
     /// Counters by kernel, summed over launches.
     pub counters: BTreeMap<String, Counters>,
     /// The launches, in order of execution.
@@ -88,6 +92,7 @@ impl HostThread {
             capture_mode: Mode::default(),
             plan: defaults.plan.clone(),
             findings: Vec::new(),
+            printed: VecDeque::new(),
             counters: BTreeMap::new(),
             launches: VecDeque::new(),
             leaks: Vec::new(),
@@ -159,6 +164,20 @@ impl HostThread {
         if inner.leaks.len() < REMEMBERED {
             inner.leaks.push(leak.clone());
         }
+    }
+
+    /// Shows what a kernel printed, as a driver does, and keeps it.
+    pub fn print(&self, text: &[u8]) {
+        let mut inner = self.inner();
+        if inner.echo {
+            use std::io::Write;
+            let mut out = std::io::stdout().lock();
+            // A program that has closed its output has no use for more of it.
+            let _ = out.write_all(text).and_then(|()| out.flush());
+        }
+        inner.printed.extend(text);
+        let excess = inner.printed.len().saturating_sub(PRINTED);
+        inner.printed.drain(..excess);
     }
 
     /// Records a launch that was executed.

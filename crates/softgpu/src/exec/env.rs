@@ -41,6 +41,8 @@ pub struct Env<'l> {
     pub fault: Option<Fault>,
     /// What the checks found so far.
     pub findings: Vec<Finding>,
+    /// What `printf` printed.
+    pub printed: Vec<u8>,
     /// Instructions issued by all warps so far: `%clock64`.
     pub clock: u64,
 }
@@ -64,6 +66,7 @@ impl<'l> Env<'l> {
             spins: Default::default(),
             fault: None,
             findings: Vec::new(),
+            printed: Vec::new(),
             clock: 0,
         }
     }

@@ -2,10 +2,8 @@
 
 use super::access::{Access, Raw, collect, flags, lanes_of, scatter};
 use super::warp::LANES;
-use super::{Env, Warp, global, ops, shared};
-use crate::check::lanes;
+use super::{Env, Warp, global, local, ops, shared};
 use crate::check::poll;
-use crate::check::taint::{self, Read};
 use crate::ir::Inst;
 use crate::launch::code;
 use crate::mem::windows::{self, Window};
@@ -248,7 +246,7 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
                 let raw: Option<Raw<W>> = match target {
                     Target::Global | Target::Generic => global::load::<T, W>(warp, env, inst, &access),
                     Target::Shared => shared::load::<T, W>(warp, env, inst, &access),
-                    Target::Local => load_local::<T, W>(warp, env, &access),
+                    Target::Local => local::load::<T, W>(warp, env, &access),
                     Target::Param => load_param::<T, W>(warp, env, &access),
                 };
                 let Some(raw) = raw else { return };
@@ -263,7 +261,7 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
                 match target {
                     Target::Global | Target::Generic => global::store::<T, W>(warp, env, inst, &access, &raw),
                     Target::Shared => shared::store::<T, W>(warp, env, inst, &access, &raw),
-                    Target::Local => store_local::<T, W>(warp, env, inst, &access, &raw),
+                    Target::Local => local::store::<T, W>(warp, env, inst, &access, &raw),
                     Target::Param => {
                         let lane = access.mask.trailing_zeros();
                         let text = "store to a kernel parameter, which is read-only".into();
@@ -305,72 +303,6 @@ pub(super) fn split<const T: usize>(target: Target, access: &Access) -> Vec<(Tar
     parts.into_iter().map(|(target, address, mask)| (target, Access::of::<T>(address, mask))).collect()
 }
 
-/// Whether every lane stays inside its own local memory; a fault otherwise.
-fn local_inside<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access, verb: &str) -> bool {
-    for lane in access.lanes() {
-        let (address, bytes) = (access.address[lane], warp.local_stride as u64);
-        if !address.is_multiple_of(T as u64) {
-            let text = format!("misaligned: {verb} {T} bytes at local offset {address}, not a multiple of {T}");
-            env.fault(warp, lane as u32, code::MISALIGNED, text);
-            return false;
-        }
-        if address.checked_add(T as u64).is_none_or(|end| end > bytes) {
-            let bad = access.lanes().filter(|&lane| access.address[lane].saturating_add(T as u64) > bytes);
-            let bad = lanes(bad.fold(0, |mask, lane| mask | 1 << lane));
-            let text = format!(
-                "out of bounds: {verb} {T} bytes at local offset {address} of {bytes} bytes a thread ({bad} of the warp)"
-            );
-            env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
-            return false;
-        }
-    }
-    env.tally.local(env.pc, access.mask, T);
-    true
-}
-
-fn load_local<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) -> Option<Raw<W>> {
-    if !local_inside::<T>(warp, env, access, "load of") {
-        return None;
-    }
-    let mut raw = [[0; LANES]; W];
-    let (mut missing, mut first) = ([0u32; LANES], None);
-    for lane in access.lanes() {
-        let from = lane * warp.local_stride + access.address[lane] as usize;
-        put_bytes(&mut raw, lane, &warp.local[from..from + T]);
-        let written = &warp.local_valid[from..from + T];
-        if let Some(at) = written.iter().position(|written| !written) {
-            first.get_or_insert(access.address[lane] + at as u64);
-            missing[lane] = written.iter().rev().fold(0, |all, written| all << 1 | u32::from(!written));
-        }
-    }
-    if let (true, Some(at)) = (env.launch.settings.checks.init, first) {
-        taint::met(warp, env, missing, Read { window: Window::Local(at as u32), address: at, bytes: T });
-    }
-    Some(raw)
-}
-
-fn store_local<const T: usize, const W: usize>(
-    warp: &mut Warp,
-    env: &mut Env<'_>,
-    inst: &Inst,
-    access: &Access,
-    raw: &Raw<W>,
-) {
-    if !local_inside::<T>(warp, env, access, "store of") {
-        return;
-    }
-    let undefined = if warp.taint.any() { taint::stored(warp, env.kernel, inst) } else { [0; LANES] };
-    for lane in access.lanes() {
-        let to = lane * warp.local_stride + access.address[lane] as usize;
-        for (i, byte) in warp.local[to..to + T].iter_mut().enumerate() {
-            *byte = raw[i / 4][lane].to_le_bytes()[i % 4];
-        }
-        for (i, written) in warp.local_valid[to..to + T].iter_mut().enumerate() {
-            *written = undefined[lane] >> i & 1 == 0;
-        }
-    }
-}
-
 fn load_param<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, access: &Access) -> Option<Raw<W>> {
     let params = &env.launch.params;
     let mut raw = [[0; LANES]; W];
@@ -395,7 +327,7 @@ fn load_param<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, ac
     Some(raw)
 }
 
-fn put_bytes<const W: usize>(raw: &mut Raw<W>, lane: usize, bytes: &[u8]) {
+pub(super) fn put_bytes<const W: usize>(raw: &mut Raw<W>, lane: usize, bytes: &[u8]) {
     for (word, bytes) in raw.iter_mut().zip(bytes.chunks(4)) {
         let mut whole = [0; 4];
         whole[..bytes.len()].copy_from_slice(bytes);

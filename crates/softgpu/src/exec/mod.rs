@@ -15,6 +15,8 @@
 
 pub(crate) mod access;
 mod env;
+mod format;
+pub mod frames;
 mod global;
 pub mod lanes;
 mod shared;
@@ -31,8 +33,10 @@ pub mod half;
 pub mod int;
 pub mod ldmatrix;
 pub mod ldst;
+pub mod local;
 pub mod mma;
 pub mod pred;
+pub mod system;
 
 pub use env::Env;
 pub use warp::{LANES, Warp};

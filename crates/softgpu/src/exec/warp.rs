@@ -4,8 +4,11 @@
 //! 16 bits are kept zero-extended in their lane. A predicate is one mask, bit `i` for lane `i`. Every write is made
 //! under the execution mask: lanes that are off keep what they had.
 
+use super::frames::Frames;
+use super::local::Local;
 use crate::check::Taint;
 use crate::check::poll::Polls;
+use crate::ir::Undefined;
 
 /// Lanes of a warp.
 pub const LANES: usize = 32;
@@ -40,12 +43,10 @@ pub struct Warp {
     pub live: u32,
     /// The carry of `add.cc` and its kin, bit `i` for lane `i`.
     pub carry: u32,
-    /// Local memory, one block of `local_stride` bytes per lane, lane 0 first.
-    pub local: Vec<u8>,
-    /// Whether each byte of local memory was written.
-    pub(crate) local_valid: Vec<bool>,
-    /// Bytes of local memory of one lane.
-    pub local_stride: usize,
+    /// Local memory.
+    pub local: Local,
+    /// Calls that have not returned.
+    pub frames: Frames,
     /// Which registers hold undefined values.
     pub taint: Taint,
     /// What it polls.
@@ -54,7 +55,7 @@ pub struct Warp {
 
 impl Warp {
     /// A warp with every slot at `poison` and every predicate false, before its constant slots are filled.
-    pub fn new(index: u32, lanes: u32, slots: usize, preds: usize, local_stride: usize, poison: u8) -> Warp {
+    pub fn new(index: u32, lanes: u32, slots: usize, preds: usize, local_bytes: usize, poison: u8) -> Warp {
         let word = u32::from_ne_bytes([poison; 4]);
         let mut warp = Warp {
             slots: vec![Slot([word; LANES]); slots],
@@ -63,9 +64,8 @@ impl Warp {
             lanes,
             live: lanes,
             carry: 0,
-            local: vec![poison; local_stride * LANES],
-            local_valid: vec![false; local_stride * LANES],
-            local_stride,
+            local: Local::new(local_bytes, poison),
+            frames: Frames::default(),
             taint: Taint::default(),
             polls: Polls::default(),
         };
@@ -83,10 +83,24 @@ impl Warp {
         for pred in self.preds.iter_mut().skip(1) {
             *pred = word;
         }
-        self.local.fill(poison);
-        self.local_valid.fill(false);
+        self.local.reset(poison);
+        self.frames.reset();
         self.live = self.lanes;
         self.polls.restart();
+    }
+
+    /// Poison again, for the lanes of `mask`, in registers that a function may read before it writes them.
+    pub fn undefine(&mut self, registers: &Undefined, mask: u32, poison: u8) {
+        let (word, long) = (u32::from_ne_bytes([poison; 4]), u64::from_ne_bytes([poison; 8]));
+        for slot in &registers.singles {
+            self.w32(*slot, mask, &[word; LANES]);
+        }
+        for slot in &registers.pairs {
+            self.w64(*slot, mask, &[long; LANES]);
+        }
+        for pred in &registers.preds {
+            self.wp(*pred, mask, word);
+        }
     }
 
     /// The 32 values of a slot.

@@ -22,10 +22,10 @@ pub fn successors<'a>(inst: &Inst, controls: &'a [Control]) -> (&'a [u32], bool)
     match &controls[inst.x as usize] {
         Control::Branch { target } => (std::slice::from_ref(target), guarded),
         Control::Table { targets } => (targets, guarded),
-        Control::Exit => (&[], guarded),
+        Control::Exit | Control::Return => (&[], guarded),
         // A trap ends the launch; code behind it is reached by other lanes only.
         Control::Trap => (&[], guarded),
-        Control::Barrier(_) | Control::Yield => (&[], true),
+        Control::Barrier(_) | Control::Yield | Control::Call(_) => (&[], true),
     }
 }
 

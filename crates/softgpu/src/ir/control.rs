@@ -1,5 +1,7 @@
 //! What the scheduler does itself: branches, exits and barriers.
 
+use super::Call;
+
 /// A [`super::Kind::Control`] instruction, named by its `x`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -13,6 +15,10 @@ pub enum Control {
         /// Their indices.
         targets: Vec<u32>,
     },
+    /// A call of a device function.
+    Call(Call),
+    /// `ret` of a device function.
+    Return,
     /// `exit`, and `ret` of a kernel.
     Exit,
     /// `trap`: ends the launch with an error.

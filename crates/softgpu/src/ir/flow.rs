@@ -101,6 +101,12 @@ impl Flows {
         self.each.push(Flow { rule, start, values, addresses, results });
     }
 
+    /// The end of a function, which reads and writes nothing.
+    pub(super) fn end(&mut self) {
+        let start = self.places.len() as u32;
+        self.each.push(Flow { rule: Rule::Lanes, start, values: 0, addresses: 0, results: 0 });
+    }
+
     /// How results of instruction `pc` depend on what it reads.
     pub fn rule(&self, pc: u32) -> Rule {
         self.each.get(pc as usize).map_or(Rule::Lanes, |flow| flow.rule)
@@ -130,7 +136,7 @@ impl Flows {
 }
 
 /// The place of a register.
-pub(super) fn of(info: RegInfo) -> Place {
+fn of(info: RegInfo) -> Place {
     match storage(info.ty) {
         Storage::Pred => Place::Pred(info.slot),
         Storage::Single | Storage::Pair => Place::Slot(info.slot),
@@ -153,7 +159,7 @@ fn rule(statement: &Statement, inst: &Inst) -> Rule {
         "ld" | "ldu" if effect => Rule::Load,
         "st" if effect => Rule::Store,
         "atom" | "red" => Rule::Atomic,
-        "bra" | "brx" | "bar" | "barrier" => Rule::Decide,
+        "bra" | "brx" | "call" | "bar" | "barrier" => Rule::Decide,
         _ => Rule::Lanes,
     }
 }

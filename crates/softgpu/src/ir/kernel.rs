@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::routine::Routine;
 use super::text::Text;
 use super::{Control, Flows, Inst, Kind, Place};
 use crate::launch::Where;
@@ -79,6 +80,13 @@ pub enum Source {
     },
     /// A special register.
     Special(Special),
+    /// An address in the frame of a device function: filled by each call.
+    Frame {
+        /// Number of the function.
+        routine: u32,
+        /// Offset in its frame.
+        offset: u32,
+    },
     /// The address of a module variable, plus a constant.
     Global {
         /// Index into the module's variables.
@@ -147,8 +155,10 @@ pub struct Kernel {
     pub preds: usize,
     /// Shared arrays.
     pub shared: SharedLayout,
-    /// Bytes of local memory per thread.
+    /// Bytes of local memory that a thread needs, if no function calls itself.
     pub local_bytes: u32,
+    /// The kernel, then the device functions that it may call.
+    pub routines: Vec<Routine>,
     /// `.maxntid`, if given.
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`, if given.

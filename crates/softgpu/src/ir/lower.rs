@@ -1,13 +1,24 @@
 //! Statements to a kernel: two passes of the decoders with liveness between them.
 
+use std::collections::HashMap;
+
 use super::cfg::blocks;
-use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject};
-use super::layout::{Layout, Signature, layout};
+use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject, Scene};
+use super::layout::{Signature, layout};
 use super::live::{Access, Liveness, liveness};
-use super::slots::{Storage, assign, storage};
+use super::reach::Reach;
+use super::routine::{Routine, Undefined};
+use super::slots::{Assignment, Storage, assign, storage};
 use super::text::Text;
-use super::{Flows, Inst, Kernel, Unsupported, flow};
-use crate::ptx::{Function, Module, Statement};
+use super::{Control, Flows, Inst, Kernel, Source, Unsupported};
+use crate::ptx::{Function, Module, Statement, Type};
+
+/// What the first pass learns of a function.
+struct Needs {
+    assignment: Assignment,
+    /// Registers that some path reads before it writes them.
+    undefined: Vec<u32>,
+}
 
 impl Kernel {
     /// Lowers the kernel `name`. `wide` asks for the AVX2 build of the operations, where the processor has it.
@@ -25,71 +36,103 @@ impl Kernel {
         if function.cluster.is_some() {
             return Err(whole("thread-block clusters are not implemented".into()));
         }
-        let Layout { symbols, signature } = layout(module, function).map_err(whole)?;
-        let mut lower = Lower {
-            // In the first pass every register has the same slot; it is not 0, so that guards are seen to be guards.
-            regs: function.regs.iter().map(|ty| RegInfo { ty: *ty, slot: FIRST_FREE }).collect(),
-            tables: &function.tables,
-            symbols: &symbols,
-            uses: Vec::new(),
-            addresses: Vec::new(),
-            defs: Vec::new(),
-            fills: Default::default(),
-            next_fill: usize::from(FIRST_FREE),
-            pool: Vec::new(),
-            controls: Vec::new(),
-            wide,
-            target: module.target.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0),
-        };
-        let refuse = |statement: &Statement, reject: Reject| Unsupported {
+        let reach = Reach::of(module, function);
+        let layout = layout(module, &reach).map_err(whole)?;
+        let refuse = |(function, statement, reject): (&Function, &Statement, Reject)| Unsupported {
             kernel: name.to_string(),
             place: module.place(function, statement),
             statement: module.text(statement).split_whitespace().collect::<Vec<_>>().join(" "),
             why: reject.0,
         };
+        let nothing = HashMap::new();
+        let target = module.target.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0);
+        let mut lower = Lower::new(Scene::module(&layout.symbols, &nothing, &reach), wide, target);
+        let mut flows = Flows::default();
 
         // First pass: which registers are read and written, where control goes, which constants there are.
-        let mut accesses = Vec::with_capacity(function.statements.len() + 1);
-        let (insts, _) = pass(function, &mut lower, |access| accesses.push(access)).map_err(|(s, r)| refuse(s, r))?;
-        let Liveness { spans, undefined } = liveness(&blocks(&insts, &lower.controls), &accesses, function.regs.len());
-        let assignment = assign(&function.regs, &spans);
-
-        // Slots: two that take unwanted results, constants, pairs, singles.
-        let pairs_from = lower.next_fill;
-        let singles_from = pairs_from + 2 * assignment.pairs;
-        let slots = singles_from + assignment.singles;
-        let preds = usize::from(FIRST_FREE) + assignment.preds;
-        if slots.max(preds) > usize::from(u16::MAX) {
-            return Err(whole(format!("{slots} register slots, more than 65535")));
-        }
-        for (info, number) in lower.regs.iter_mut().zip(&assignment.number) {
-            info.slot = match storage(info.ty) {
-                Storage::Pred => usize::from(FIRST_FREE) + number,
-                Storage::Single => singles_from + number,
-                Storage::Pair => pairs_from + 2 * number,
-            } as u16;
+        let mut needs = Vec::with_capacity(reach.functions.len());
+        for (number, function) in reach.functions.iter().enumerate() {
+            lower.scene.enter(number, function, &layout.own[number]);
+            // Every register has the same slot; it is not 0, so that guards are seen to be guards.
+            lower.regs = function.regs.iter().map(|ty| RegInfo { ty: *ty, slot: FIRST_FREE }).collect();
+            let mut accesses = Vec::with_capacity(function.statements.len() + 1);
+            let insts = pass(function, &mut lower, &mut flows, |access| accesses.push(access)).map_err(refuse)?;
+            let graph = blocks(&insts, &lower.controls);
+            let Liveness { spans, undefined } = liveness(&graph, &accesses, function.regs.len());
+            needs.push(Needs { assignment: assign(&function.regs, &spans), undefined });
         }
 
-        let mut poisoned = Vec::new();
-        for reg in &undefined {
-            let RegInfo { ty, slot } = lower.regs[*reg as usize];
-            match storage(ty) {
-                Storage::Pred => {}
-                Storage::Single => poisoned.push(slot),
-                Storage::Pair => poisoned.extend([slot, slot + 1]),
+        // Slots: two that take unwanted results, constants, then pairs and singles of each function.
+        let (constants, mut slots, mut preds) = (lower.next_fill, lower.next_fill, usize::from(FIRST_FREE));
+        let mut routines = Vec::with_capacity(needs.len());
+        let mut registers = Vec::with_capacity(needs.len());
+        for ((needs, function), frame) in needs.iter().zip(&reach.functions).zip(layout.frames) {
+            let Assignment { number, pairs, singles, preds: own_preds } = &needs.assignment;
+            let (first, first_single, first_pred) = (slots, slots + 2 * pairs, preds);
+            slots = first_single + singles;
+            preds += own_preds;
+            if slots.max(preds) > usize::from(u16::MAX) {
+                return Err(whole(format!("{slots} register slots, more than 65535")));
             }
+            let info = |(ty, number): (&Type, &usize)| {
+                let slot = match storage(*ty) {
+                    Storage::Pred => first_pred + number,
+                    Storage::Single => first_single + number,
+                    Storage::Pair => first + 2 * number,
+                };
+                RegInfo { ty: *ty, slot: slot as u16 }
+            };
+            let own: Vec<RegInfo> = function.regs.iter().zip(number).map(info).collect();
+            let mut undefined = Undefined::default();
+            for reg in &needs.undefined {
+                let RegInfo { ty, slot } = own[*reg as usize];
+                match storage(ty) {
+                    Storage::Pred => undefined.preds.push(slot),
+                    Storage::Single => undefined.singles.push(slot),
+                    Storage::Pair => undefined.pairs.push(slot),
+                }
+            }
+            routines.push(Routine {
+                name: function.name.clone(),
+                index: module.functions.iter().position(|f| std::ptr::eq(f, *function)).unwrap_or_default() as u32,
+                entry: 0,
+                frame,
+                pairs: first as u16..first_single as u16,
+                singles: first_single as u16..slots as u16,
+                preds: first_pred as u16..preds as u16,
+                undefined,
+                addresses: Vec::new(),
+            });
+            registers.push(own);
         }
-
-        let undefined = undefined.iter().map(|reg| flow::of(lower.regs[*reg as usize])).collect();
 
         // Second pass: the same decoders, now with slots.
         lower.pool.clear();
         lower.controls.clear();
-        let (insts, flows) = pass(function, &mut lower, |_| ()).map_err(|(s, r)| refuse(s, r))?;
-        debug_assert_eq!(lower.next_fill, pairs_from);
+        flows = Flows::default();
+        let mut insts = Vec::new();
+        let mut text = Text::default();
+        for ((number, function), own) in reach.functions.iter().enumerate().zip(registers) {
+            lower.scene.enter(number, function, &layout.own[number]);
+            lower.regs = own;
+            let (entry, mine) = (insts.len() as u32, lower.controls.len());
+            insts.extend(pass(function, &mut lower, &mut flows, |_| ()).map_err(refuse)?);
+            lower.controls[mine..].iter_mut().for_each(|control| relocate(control, entry));
+            text.add(module, function, number == 0);
+            routines[number].entry = entry;
+        }
+        debug_assert_eq!(lower.next_fill, constants);
         let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
         fills.sort_by_key(|(slot, _)| *slot);
-        let Signature { params, param_bytes, shared, local_bytes } = signature;
+        for (slot, fill) in &fills {
+            if let Source::Frame { routine, offset } = fill.source {
+                routines[routine as usize].addresses.push((*slot, offset, fill.pair));
+            }
+        }
+        let Undefined { singles, pairs, .. } = &routines[0].undefined;
+        let poisoned = pairs.iter().flat_map(|slot| [*slot, slot + 1]).chain(singles.iter().copied()).collect();
+        let undefined = routines[0].undefined.places().collect();
+        let Signature { params, param_bytes, shared, local_bytes } = layout.signature;
         Ok(Kernel {
             name: name.to_string(),
             params,
@@ -105,23 +148,33 @@ impl Kernel {
             preds,
             shared,
             local_bytes,
+            routines,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
-            text: Text::new(module, function),
+            text,
         })
     }
 }
 
-/// Decodes every statement and adds the exit that falling off the end is.
+/// Targets are counted from the start of their function: now from that of the kernel.
+fn relocate(control: &mut Control, entry: u32) {
+    match control {
+        Control::Branch { target } => *target += entry,
+        Control::Table { targets } => targets.iter_mut().for_each(|target| *target += entry),
+        _ => {}
+    }
+}
+
+/// Decodes every statement and adds the return that falling off the end is.
 fn pass<'f>(
     function: &'f Function,
     lower: &mut Lower<'_>,
+    flows: &mut Flows,
     mut accessed: impl FnMut(Access),
-) -> Result<(Vec<Inst>, Flows), (&'f Statement, Reject)> {
+) -> Result<Vec<Inst>, (&'f Function, &'f Statement, Reject)> {
     let mut insts = Vec::with_capacity(function.statements.len() + 1);
-    let mut flows = Flows::default();
     for statement in &function.statements {
-        let inst = decode(statement, lower).map_err(|reject| (statement, reject))?;
+        let inst = decode(statement, lower).map_err(|reject| (function, statement, reject))?;
         // The guard is the last that is asked for, and no source of results.
         let uses = &lower.uses[..lower.uses.len() - usize::from(statement.guard.is_some())];
         flows.push(statement, &inst, &lower.regs, (uses, &lower.addresses, &lower.defs));
@@ -133,9 +186,10 @@ fn pass<'f>(
             guarded: statement.guard.is_some(),
         });
     }
-    insts.push(lower.exit());
+    insts.push(lower.end());
+    flows.end();
     accessed(Access::default());
-    Ok((insts, flows))
+    Ok(insts)
 }
 
 fn decode(statement: &Statement, lower: &mut Lower<'_>) -> Result<Inst, Reject> {

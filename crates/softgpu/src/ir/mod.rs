@@ -9,6 +9,8 @@ mod kernel;
 mod layout;
 mod live;
 mod lower;
+mod reach;
+mod routine;
 mod slots;
 mod text;
 
@@ -17,3 +19,5 @@ pub use flow::{Flows, Place, Rule};
 pub use inst::{Class, Inst, Kind};
 pub use kernel::{Fill, Kernel, Param, SharedLayout, SharedVariable, Source, Special, Unsupported};
 pub use layout::Signature;
+pub use reach::{Callee, callee};
+pub use routine::{Call, Frame, FrameVariable, Piece, Routine, Undefined};

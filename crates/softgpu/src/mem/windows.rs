@@ -15,6 +15,10 @@ pub const SHARED: u64 = 0x0100_0000_0000;
 pub const LOCAL: u64 = 0x0200_0000_0000;
 /// Where parameters lie in the generic address space.
 pub const PARAM: u64 = 0x0300_0000_0000;
+/// Where the addresses of device functions lie. No data is there.
+pub const CODE: u64 = 0x0400_0000_0000;
+/// Bytes between the addresses of two functions.
+pub const CODE_STEP: u64 = 16;
 /// Bytes of each window.
 pub const WINDOW_BYTES: u64 = 1 << 32;
 

@@ -2,7 +2,7 @@
 
 use super::image::{self, Capability, ImageError};
 use crate::ir::{Kernel, Param, Unsupported};
-use crate::mem::Space;
+use crate::mem::{Space, windows};
 use crate::ptx::{self, Variable, VariableSpace};
 use std::collections::HashMap;
 use std::fmt;
@@ -155,6 +155,16 @@ impl Program {
         self.module.variables.iter().filter(constant).map(|variable| variable.size).sum()
     }
 
+    /// The address of a variable or of a device function.
+    fn address(&self, name: &str, globals: &[u64]) -> Option<u64> {
+        let code = |f: &ptx::Function| !f.entry && f.defined && f.name == name;
+        let variable = self.module.variables.iter().position(|variable| variable.name == name);
+        variable.and_then(|index| globals.get(index).copied()).or_else(|| {
+            let index = self.module.functions.iter().position(code)?;
+            Some(windows::CODE + windows::CODE_STEP * index as u64)
+        })
+    }
+
     /// Its `.version`.
     pub fn version(&self) -> (u32, u32) {
         self.module.version
@@ -167,11 +177,11 @@ impl Program {
             space.fill(*base, &[0], variable.size).map_err(gone)?;
             let mut bytes = variable.init.clone();
             for (at, name, plus, _) in &variable.addresses {
-                let Some(index) = self.module.variables.iter().position(|other| other.name == *name) else {
-                    let text = format!("`{}` holds the address of `{name}`, which is not a variable", variable.name);
+                let Some(address) = self.address(name, globals) else {
+                    let text = format!("`{}` holds the address of `{name}`, which this module has not", variable.name);
                     return Err(LoadError::Unsupported(text));
                 };
-                let address = globals[index].wrapping_add_signed(*plus).to_le_bytes();
+                let address = address.wrapping_add_signed(*plus).to_le_bytes();
                 let width = (variable.ty.bytes() as usize).min(8);
                 bytes[*at..*at + width].copy_from_slice(&address[..width]);
             }

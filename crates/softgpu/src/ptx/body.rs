@@ -3,7 +3,9 @@
 use super::lexer::{Kind, Literal, literal};
 use super::parse::Parser;
 use super::scope::Target;
-use super::{Address, Base, Error, Function, Guard, Location, Operand, Place, Reg, Statement, VariableSpace};
+use super::{
+    Address, Base, Error, Function, Guard, Location, Operand, Place, Prototype, Reg, Statement, VariableSpace,
+};
 
 /// Operands nest (`({a, b})`), broken text without end.
 const MOST_NESTING: u32 = 8;
@@ -49,6 +51,10 @@ impl<'t> Parser<'t> {
 
     fn label(&mut self, name: &str, line: u32, f: &mut Function) -> Result<(), Error> {
         self.scopes.label(name, f.statements.len() as u32, line)?;
+        if self.eat(".callprototype") {
+            self.scopes.unlabel(name);
+            return self.prototype(name, f);
+        }
         if !self.eat(".branchtargets") {
             return Ok(());
         }
@@ -64,6 +70,21 @@ impl<'t> Parser<'t> {
         self.scopes.table(name, f.tables.len() as u32);
         f.tables.push(table);
         Ok(())
+    }
+
+    /// `(.param .b32 _) _ (.param .b32 _, .param .b64 _) .noreturn;` behind `.callprototype`.
+    fn prototype(&mut self, name: &str, f: &mut Function) -> Result<(), Error> {
+        let line = self.peek().line;
+        let (results, a) = if self.peek().text == "(" { self.params()? } else { (Vec::new(), false) };
+        self.word()?;
+        let (params, b) = if self.peek().text == "(" { self.params()? } else { (Vec::new(), false) };
+        if a || b {
+            return Err(Error::new(line, "a call prototype with registers"));
+        }
+        self.eat(".noreturn");
+        let name = self.scopes.name(name);
+        f.prototypes.push(Prototype { name, results, params });
+        self.expect(";")
     }
 
     /// `.loc 1 14 5, function_name $x, inlined_at 1 30 5` behind `.loc`.
@@ -125,7 +146,8 @@ impl<'t> Parser<'t> {
                 return Ok(());
             }
         };
-        let variable = self.variable(space, false)?;
+        let mut variable = self.variable(space, false)?;
+        variable.name = self.scopes.name(&variable.name);
         f.variables.push(variable);
         self.expect(";")
     }
@@ -200,7 +222,7 @@ impl<'t> Parser<'t> {
             _ if branch => Ok(Operand::Label(self.scopes.refer(name, token.line))),
             _ => {
                 let offset = self.offset()?;
-                Ok(Operand::Symbol(name.to_string(), offset))
+                Ok(Operand::Symbol(self.scopes.find(name), offset))
             }
         }
     }
@@ -251,7 +273,7 @@ impl<'t> Parser<'t> {
             self.next();
             match self.scopes.register(token.text) {
                 Some(reg) => Base::Reg(reg),
-                None => Base::Symbol(token.text.to_string()),
+                None => Base::Symbol(self.scopes.find(token.text)),
             }
         } else {
             Base::None

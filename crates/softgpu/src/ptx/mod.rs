@@ -9,7 +9,7 @@ mod scope;
 mod stmt;
 mod types;
 
-pub use module::{Error, Function, Location, Module, Variable, VariableSpace};
+pub use module::{Error, Function, Location, Module, Prototype, Variable, VariableSpace};
 pub use parse::parse;
 pub use stmt::{Address, Base, Guard, Operand, Place, Reg, Statement};
 pub use types::Type;

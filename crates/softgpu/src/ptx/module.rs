@@ -73,6 +73,17 @@ pub struct Location {
     pub inlined_at: Option<Place>,
 }
 
+/// The signature that an indirect call expects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prototype {
+    /// Its label.
+    pub name: String,
+    /// Results in order.
+    pub results: Vec<Variable>,
+    /// Parameters in order.
+    pub params: Vec<Variable>,
+}
+
 /// A kernel (`.entry`) or device function (`.func`).
 #[derive(Clone, Debug)]
 pub struct Function {
@@ -84,13 +95,20 @@ pub struct Function {
     pub defined: bool,
     /// Parameters in order.
     pub params: Vec<Variable>,
+    /// Results of a device function, in order.
+    pub results: Vec<Variable>,
+    /// Whether some parameters or results are registers (`.reg`), which only hand-written PTX has.
+    pub register_params: bool,
+    /// `.callprototype` by label.
+    pub prototypes: Vec<Prototype>,
     /// Type of each register, by number.
     pub regs: Vec<Type>,
     /// Statements in text order.
     pub statements: Vec<Statement>,
     /// Source places; number 0 is "unknown".
     pub places: Vec<Location>,
-    /// Shared and local variables declared in the body.
+    /// Shared, local and call-parameter variables declared in the body. Names that several scopes declare are told
+    /// apart by a suffix.
     pub variables: Vec<Variable>,
     /// `.branchtargets` lists: statement indices.
     pub tables: Vec<Vec<u32>>,

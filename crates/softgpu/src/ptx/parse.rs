@@ -208,6 +208,9 @@ impl<'t> Parser<'t> {
             entry,
             defined: false,
             params: Vec::new(),
+            results: Vec::new(),
+            register_params: false,
+            prototypes: Vec::new(),
             regs: Vec::new(),
             statements: Vec::new(),
             places: vec![Location { file: 0, line: 0, column: 0, inlined_at: None }],
@@ -222,13 +225,16 @@ impl<'t> Parser<'t> {
         self.scopes = Scopes::new();
         self.named_places.clear();
         if self.peek().text == "(" {
-            // The results of a device function live in parameter space too.
-            let results = self.params()?;
-            f.variables.extend(results);
+            (f.results, f.register_params) = self.params()?;
         }
         f.name = self.word()?.to_string();
         if self.peek().text == "(" {
-            f.params = self.params()?;
+            let (params, registers) = self.params()?;
+            f.params = params;
+            f.register_params |= registers;
+        }
+        for variable in f.params.iter().chain(&f.results) {
+            self.scopes.name(&variable.name);
         }
         loop {
             let token = self.next();
@@ -267,9 +273,10 @@ impl<'t> Parser<'t> {
     }
 
     /// `(.param .u32 a, .param .align 8 .b8 b[16])`, or `.reg` parameters of device functions.
-    fn params(&mut self) -> Result<Vec<Variable>, Error> {
+    /// The answer says whether there were any of the latter.
+    pub(super) fn params(&mut self) -> Result<(Vec<Variable>, bool), Error> {
         self.expect("(")?;
-        let mut params = Vec::new();
+        let (mut params, mut registers) = (Vec::new(), false);
         while !self.eat(")") {
             let line = self.peek().line;
             match self.word()? {
@@ -280,6 +287,7 @@ impl<'t> Parser<'t> {
                     let ty = ty.ok_or_else(|| Error::new(line, format!("a parameter of type {word}")))?;
                     let name = self.word()?;
                     self.scopes.declare(name, None, ty, line)?;
+                    registers = true;
                 }
                 other => return Err(Error::new(line, format!("{other} is not understood in a parameter list"))),
             }
@@ -287,7 +295,7 @@ impl<'t> Parser<'t> {
                 return Err(self.unexpected("a , or )"));
             }
         }
-        Ok(params)
+        Ok((params, registers))
     }
 }
 

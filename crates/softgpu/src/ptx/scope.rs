@@ -15,6 +15,8 @@ struct Scope {
     /// `%r<65>`: the prefix, the count and the first number.
     ranges: Vec<(String, u32, u32)>,
     labels: HashMap<String, u32>,
+    /// Variables and prototypes: what each name is called in the whole function.
+    names: HashMap<String, String>,
     /// `.branchtargets` tables by label.
     tables: HashMap<String, u32>,
     /// References to labels not seen so far: name, reference number, line.
@@ -34,11 +36,13 @@ pub(super) struct Scopes {
     pub regs: Vec<Type>,
     /// By reference number.
     pub targets: Vec<Option<Target>>,
+    /// How many scopes have declared a variable or prototype of that name.
+    declared: HashMap<String, u32>,
 }
 
 impl Scopes {
     pub fn new() -> Scopes {
-        Scopes { open: vec![Scope::default()], regs: Vec::new(), targets: Vec::new() }
+        Scopes { open: vec![Scope::default()], regs: Vec::new(), targets: Vec::new(), declared: HashMap::new() }
     }
 
     pub fn depth(&self) -> usize {
@@ -102,6 +106,25 @@ impl Scopes {
         })
     }
 
+    /// Declares a variable or prototype; the answer is a name that no other scope of the function has. Every call has a
+    /// scope of its own with a `param0`.
+    pub fn name(&mut self, name: &str) -> String {
+        let times = self.declared.entry(name.to_string()).or_default();
+        // No identifier of PTX holds an @.
+        let unique = if *times == 0 { name.to_string() } else { format!("{name}@{times}") };
+        *times += 1;
+        if let Some(scope) = self.open.last_mut() {
+            scope.names.insert(name.to_string(), unique.clone());
+        }
+        unique
+    }
+
+    /// What the function calls the variable or prototype `name`; a name of the module is itself.
+    pub fn find(&self, name: &str) -> String {
+        let own = self.open.iter().rev().find_map(|scope| scope.names.get(name));
+        own.map_or_else(|| name.to_string(), String::clone)
+    }
+
     pub fn label(&mut self, name: &str, statement: u32, line: u32) -> Result<(), Error> {
         let scope = self.open.last_mut().ok_or_else(|| Error::new(line, "a label outside of a body"))?;
         match scope.labels.insert(name.to_string(), statement) {
@@ -110,9 +133,16 @@ impl Scopes {
         }
     }
 
-    pub fn table(&mut self, name: &str, table: u32) {
+    /// What looked like a label names something else.
+    pub fn unlabel(&mut self, name: &str) {
         if let Some(scope) = self.open.last_mut() {
             scope.labels.remove(name);
+        }
+    }
+
+    pub fn table(&mut self, name: &str, table: u32) {
+        self.unlabel(name);
+        if let Some(scope) = self.open.last_mut() {
             scope.tables.insert(name.to_string(), table);
         }
     }

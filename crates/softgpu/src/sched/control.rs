@@ -43,9 +43,11 @@ pub fn run(
             jump(&mut splits[n], *target);
         }
         Control::Table { targets } => return table(warp, splits, n, inst, targets, env),
+        Control::Call(call) => return super::call::call(warp, splits, n, inst, call, env),
+        Control::Return => return super::call::ret(warp, splits, n, env),
         Control::Exit => exit(warp, splits, n, env, barriers),
         Control::Trap => {
-            let text = format!("trap in {}", lanes(mask));
+            let text = format!("trap or breakpoint in {}", lanes(mask));
             env.fault(warp, mask.trailing_zeros(), code::LAUNCH_FAILED, text);
         }
         Control::Yield => {

@@ -69,7 +69,14 @@ fn new_warps(launch: &Launch) -> Vec<Running> {
             let here = threads - index * LANES as u32;
             let lanes = if here >= LANES as u32 { u32::MAX } else { (1 << here) - 1 };
             let (slots, preds) = (kernel.slots, kernel.preds);
-            let mut warp = Warp::new(index, lanes, slots, preds, kernel.local_bytes as usize, launch.settings.poison());
+            let mut warp = Warp::new(
+                index,
+                lanes,
+                slots,
+                preds,
+                kernel.routines[0].frame.bytes as usize,
+                launch.settings.poison(),
+            );
             fill(&mut warp, kernel, launch);
             Running::new(warp)
         })

@@ -17,6 +17,8 @@ pub fn fill(warp: &mut Warp, kernel: &Kernel, launch: &Launch) {
                 let value = launch.globals[index as usize].wrapping_add_signed(offset);
                 write(warp, *slot, fill.pair, |_| value);
             }
+            // Each call fills its own.
+            Source::Frame { .. } => {}
             // Those of the CTA are filled for each CTA.
             Source::Special(Special::Ctaid(_)) => {}
             Source::Special(special) => {

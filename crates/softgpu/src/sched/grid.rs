@@ -34,7 +34,7 @@ pub fn run(launch: &Launch) -> Outcome {
     if let (None, true, Some(finding)) = (&fault, launch.settings.findings_fail, env.findings.first()) {
         fault = Some(Fault { code: code::LAUNCH_FAILED, text: finding.to_string(), at: Some(finding.at.clone()) });
     }
-    Outcome { fault, findings: env.findings, counters }
+    Outcome { fault, findings: env.findings, printed: env.printed, counters }
 }
 
 /// What is wrong with the launch's shape.

@@ -4,6 +4,7 @@
 //! lowest pc first. Other seeds draw all of that from a generator: any of them is a schedule that hardware may take.
 
 mod barrier;
+mod call;
 mod control;
 mod cta;
 mod fill;

@@ -1,5 +1,7 @@
 //! A warp as groups of lanes that stand at one instruction each.
 
+use std::cmp::Reverse;
+
 use super::random::Random;
 use crate::exec::Warp;
 
@@ -26,6 +28,8 @@ pub struct Split {
     pub pc: u32,
     pub mask: u32,
     pub wait: Wait,
+    /// Calls that have not returned, at most, of any of its lanes.
+    pub depth: u32,
     /// Backward branches since it was last merged.
     pub trips: u32,
     /// Whether it touched memory while other lanes of the warp stood at an aligned barrier.
@@ -46,12 +50,13 @@ impl Running {
     /// All lanes at the first instruction.
     pub fn start(&mut self) {
         self.warp.live = self.warp.lanes;
-        let all = Split { pc: 0, mask: self.warp.lanes, wait: Wait::None, trips: 0, passed: false };
+        let all = Split { pc: 0, mask: self.warp.lanes, wait: Wait::None, depth: 0, trips: 0, passed: false };
         self.splits.clear();
         self.splits.push(all);
     }
 
-    /// The split to run next: the lowest pc among those that have spun least, or any.
+    /// The split to run next: of those that have spun least the one deepest in calls, which is to come back to the
+    /// others, and of these the one with the lowest pc; or any.
     pub fn pick(&self, random: Option<&mut Random>) -> Option<usize> {
         let runnable = |n: &usize| self.splits[*n].wait == Wait::None;
         let mut all = (0..self.splits.len()).filter(runnable);
@@ -60,7 +65,8 @@ impl Running {
                 let count = all.clone().count() as u64;
                 if count == 0 { None } else { all.nth(random.below(count) as usize) }
             }
-            _ => all.min_by_key(|n| (self.splits[*n].trips / PATIENCE, self.splits[*n].pc)),
+            _ => all
+                .min_by_key(|n| (self.splits[*n].trips / PATIENCE, Reverse(self.splits[*n].depth), self.splits[*n].pc)),
         }
     }
 
@@ -80,7 +86,8 @@ impl Running {
             let joins = a.pc == b.pc && !matches!(a.wait, Wait::Barrier(_)) && !matches!(b.wait, Wait::Barrier(_));
             if joins {
                 let mask = a.mask | b.mask;
-                *a = Split { pc: a.pc, mask, wait: Wait::None, trips: 0, passed: a.passed | b.passed };
+                let (depth, passed) = (a.depth.max(b.depth), a.passed | b.passed);
+                *a = Split { pc: a.pc, mask, wait: Wait::None, depth, trips: 0, passed };
             }
             joins
         });
@@ -95,7 +102,7 @@ mod tests {
         let mut r = Running::new(Warp::new(0, u32::MAX, 4, 4, 0, 0));
         r.splits = splits
             .iter()
-            .map(|(pc, mask, wait)| Split { pc: *pc, mask: *mask, wait: *wait, trips: 0, passed: false })
+            .map(|(pc, mask, wait)| Split { pc: *pc, mask: *mask, wait: *wait, depth: 0, trips: 0, passed: false })
             .collect();
         r
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use softgpu::ir::Kernel;
 use softgpu::launch::{Launch, Limits, Outcome, Settings, run};
 use softgpu::mem::{Poison, Space};
+use softgpu::module::image::Capability;
+use softgpu::module::load::load;
 use softgpu::ptx::parse;
 
 /// A device address space and what launches need besides it.
@@ -68,18 +70,17 @@ impl Machine {
         dynamic_shared: u32,
         params: &[u8],
     ) -> Outcome {
-        let module = parse(ptx).unwrap_or_else(|e| panic!("{e}"));
-        let globals = module.variables.iter().map(|v| {
-            let at = self.alloc(v.size);
-            let mut bytes = v.init.clone();
-            bytes.resize(v.size as usize, 0);
-            self.space.write(at, &bytes).unwrap();
-            at
-        });
-        let globals = globals.collect();
-        let kernel = Kernel::lower(&module, name, self.settings.wide).unwrap_or_else(|e| panic!("{e}"));
+        let (program, _) =
+            load(ptx.as_bytes(), Capability { major: 9, minor: 0 }, false).unwrap_or_else(|e| panic!("{e}"));
+        let globals: Arc<[u64]> = program.variables().iter().map(|v| self.alloc(v.size)).collect();
+        program.initialise(&globals, &self.space).unwrap();
+        let kernel = if self.settings.wide {
+            program.kernel(name)
+        } else {
+            Kernel::lower(&parse(ptx).unwrap(), name, false).map(Arc::new)
+        };
         run(&Launch {
-            kernel: Arc::new(kernel),
+            kernel: kernel.unwrap_or_else(|e| panic!("{e}")),
             grid,
             block,
             dynamic_shared,

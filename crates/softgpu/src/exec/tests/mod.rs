@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{Env, LANES, Warp};
-use crate::ir::decode::{FAMILIES, Lower, RegInfo};
+use crate::ir::decode::{FAMILIES, Lower, RegInfo, Scene};
 use crate::ir::{Inst, Kernel, Source};
 use crate::launch::{Launch, Limits, Settings};
 use crate::mem::Space;
@@ -70,20 +70,9 @@ impl Form {
         let regs: Vec<RegInfo> =
             function.regs.iter().enumerate().map(|(i, ty)| RegInfo { ty: *ty, slot: number(i) }).collect();
         assert_eq!(regs.iter().map(|r| r.ty).collect::<Vec<_>>(), types, "registers are numbered as declared");
-        let mut lower = Lower {
-            regs,
-            symbols: &HashMap::new(),
-            tables: &[],
-            uses: Vec::new(),
-            addresses: Vec::new(),
-            defs: Vec::new(),
-            fills: HashMap::new(),
-            next_fill: usize::from(number(types.len())),
-            pool: Vec::new(),
-            controls: Vec::new(),
-            wide,
-            target: 90,
-        };
+        let names = HashMap::new();
+        let scene = Scene { symbols: &names, own: &names, tables: &[], prototypes: &[], routine: 0, reach: None };
+        let mut lower = Lower { regs, next_fill: usize::from(number(types.len())), ..Lower::new(scene, wide, 90) };
         let statement = &function.statements[0];
         let inst = FAMILIES
             .iter()

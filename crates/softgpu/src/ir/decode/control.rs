@@ -28,15 +28,15 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
     Some(match stmt.op() {
         "bra" => branch(stmt, lower),
         "brx" => table(stmt, lower),
-        "ret" | "exit" => exit(stmt, lower),
-        "trap" => plain(stmt, lower, Control::Trap),
+        "exit" => plain(stmt, lower, Control::Exit),
+        // Without a debugger a breakpoint ends the launch as a trap does.
+        "trap" | "brkpt" => plain(stmt, lower, Control::Trap),
         "nanosleep" => nanosleep(stmt, lower),
         "bar" | "barrier" if stmt.has("warp") => warp_sync(stmt, lower),
         "bar" | "barrier" => barrier(stmt, lower),
         "membar" => membar(stmt, lower),
         "fence" => fence(stmt, lower),
         "mov" => clock(stmt, lower)?,
-        "call" => Err(Reject::from("calls of device functions are not implemented")),
         _ => return None,
     })
 }
@@ -59,17 +59,9 @@ fn table(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     mods.done()?;
     let [index, table] = operands(stmt)?;
     let Operand::Table(table) = *table else { return Err("an operand that is not a list of targets".into()) };
-    let targets = lower.tables.get(table as usize).cloned().ok_or("an unknown list of targets")?;
+    let targets = lower.scene.tables.get(table as usize).cloned().ok_or("an unknown list of targets")?;
     let a = lower.src(index, Type::U32)?;
     Ok(Inst { a, ..lower.control(Control::Table { targets }, Class::Control) })
-}
-
-fn exit(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
-    let mut mods = Mods::new(stmt);
-    mods.eat("uni");
-    mods.done()?;
-    let [] = operands(stmt)?;
-    Ok(lower.exit())
 }
 
 fn plain(stmt: &Statement, lower: &mut Lower<'_>, control: Control) -> Decoded {

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use super::{Reject, special};
 use crate::exec::{Op, nothing};
+use crate::ir::reach::Reach;
 use crate::ir::{Class, Control, Fill, Inst, Kind, Source};
-use crate::ptx::{Base, Operand, Reg, Type};
+use crate::mem::windows;
+use crate::ptx::{Base, Function, Operand, Prototype, Reg, Type};
 
 /// State spaces of variables and addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,10 +16,12 @@ pub enum Space {
     Param,
     /// `.shared`
     Shared,
-    /// `.local`
+    /// The function's frame: `.local`, and `.param` of device functions and of calls.
     Local,
     /// `.global` and `.const`: both live in device memory.
     Global,
+    /// A device function.
+    Code,
 }
 
 /// A decoded address: slot of the base and a constant offset.
@@ -36,7 +40,8 @@ pub struct Addr {
 pub struct Symbol {
     /// Where it lives.
     pub space: Space,
-    /// Its address in that space; for [`Space::Global`] the index of the module's variable.
+    /// Its address in that space; for [`Space::Global`] the index of the module's variable, for
+    /// [`Space::Code`] that of the module's function.
     pub at: u32,
     /// Bytes.
     pub size: u32,
@@ -60,14 +65,45 @@ pub const SINK_PRED: u16 = 1;
 /// The first slot and the first predicate that may be assigned.
 pub const FIRST_FREE: u16 = 2;
 
+/// The functions of the kernel that is lowered, as seen from one of them.
+pub struct Scene<'m> {
+    /// Names of the module.
+    pub symbols: &'m HashMap<String, Symbol>,
+    /// Names of the current function.
+    pub own: &'m HashMap<String, Symbol>,
+    /// `.branchtargets` lists of the current function.
+    pub tables: &'m [Vec<u32>],
+    /// `.callprototype` of the current function.
+    pub prototypes: &'m [Prototype],
+    /// The current function: 0 is the kernel.
+    pub routine: u32,
+    /// Who calls whom; `None` where there is nobody to call.
+    pub reach: Option<&'m Reach<'m>>,
+}
+
+impl<'m> Scene<'m> {
+    /// Before the first function.
+    pub fn module(
+        symbols: &'m HashMap<String, Symbol>,
+        own: &'m HashMap<String, Symbol>,
+        reach: &'m Reach<'m>,
+    ) -> Scene<'m> {
+        Scene { symbols, own, tables: &[], prototypes: &[], routine: 0, reach: Some(reach) }
+    }
+
+    /// Goes on to function `number`.
+    pub fn enter(&mut self, number: usize, function: &'m Function, own: &'m HashMap<String, Symbol>) {
+        (self.routine, self.own) = (number as u32, own);
+        (self.tables, self.prototypes) = (&function.tables, &function.prototypes);
+    }
+}
+
 /// The state of lowering one kernel.
 pub struct Lower<'m> {
     /// Registers by number.
     pub(crate) regs: Vec<RegInfo>,
-    /// Parameters, shared, local and module variables by name.
-    pub(crate) symbols: &'m HashMap<String, Symbol>,
-    /// `.branchtargets` lists.
-    pub(crate) tables: &'m [Vec<u32>],
+    /// The function that is being lowered.
+    pub(crate) scene: Scene<'m>,
     /// Registers read by the current statement.
     pub(crate) uses: Vec<Reg>,
     /// Which of `uses`, by position, are parts of addresses.
@@ -88,7 +124,24 @@ pub struct Lower<'m> {
     pub(crate) target: u32,
 }
 
-impl Lower<'_> {
+impl<'m> Lower<'m> {
+    /// Before the first statement.
+    pub fn new(scene: Scene<'m>, wide: bool, target: u32) -> Lower<'m> {
+        Lower {
+            regs: Vec::new(),
+            scene,
+            uses: Vec::new(),
+            addresses: Vec::new(),
+            defs: Vec::new(),
+            fills: HashMap::new(),
+            next_fill: usize::from(FIRST_FREE),
+            pool: Vec::new(),
+            controls: Vec::new(),
+            wide,
+            target,
+        }
+    }
+
     /// An unguarded [`Kind::Plain`] instruction of `op` with every operand 0; the guard is added by the caller.
     pub fn inst(&self, op: &Op, class: Class) -> Inst {
         Inst { run: op.pick(self.wide), ..Lower::empty(Kind::Plain, class) }
@@ -108,9 +161,10 @@ impl Lower<'_> {
         Inst { x: self.controls.len() as u32 - 1, ..Lower::empty(Kind::Control, class) }
     }
 
-    /// The exit of a kernel.
-    pub fn exit(&mut self) -> Inst {
-        self.control(Control::Exit, Class::Control)
+    /// The end of the current function.
+    pub fn end(&mut self) -> Inst {
+        let control = if self.scene.routine == 0 { Control::Exit } else { Control::Return };
+        self.control(control, Class::Control)
     }
 
     fn empty(kind: Kind, class: Class) -> Inst {
@@ -238,7 +292,7 @@ impl Lower<'_> {
 
     /// What `name` stands for.
     pub fn symbol(&self, name: &str) -> Option<Symbol> {
-        self.symbols.get(name).copied()
+        self.scene.own.get(name).or_else(|| self.scene.symbols.get(name)).copied()
     }
 
     /// A slot that holds a value of the parameter block: `ld.param` with a constant address is a move from it.
@@ -251,6 +305,12 @@ impl Lower<'_> {
         let symbol = self.symbol(name).ok_or_else(|| Reject(format!("unknown name {name}")))?;
         let source = match symbol.space {
             Space::Global => Source::Global { index: symbol.at, offset },
+            Space::Local if self.scene.routine != 0 => {
+                let offset = (i64::from(symbol.at) + offset) as u32;
+                Source::Frame { routine: self.scene.routine, offset }
+            }
+            Space::Code if offset == 0 => Source::Const(windows::CODE + windows::CODE_STEP * u64::from(symbol.at)),
+            Space::Code => return Err(Reject(format!("the address of {name} plus an offset"))),
             _ => Source::Const((i64::from(symbol.at) + offset) as u64),
         };
         self.fill(source, pair)

@@ -4,6 +4,7 @@ use super::{Addr, Decoded, Lower, Mods, Reject, Space, operands, reject_type};
 use crate::exec::access::flags;
 use crate::exec::atom::{self, Action};
 use crate::exec::ldst::{self, Target};
+use crate::exec::local;
 use crate::ir::{Class, Inst, Kind};
 use crate::mem::windows;
 use crate::ptx::{Base, Operand, Statement, Type};
@@ -97,7 +98,7 @@ fn space(mods: &mut Mods<'_>) -> Result<Access, Reject> {
         if mods.eat("shared::cta") {
             return Ok(Access { target: Target::Shared, flags });
         }
-        if mods.eat("param::entry") {
+        if mods.eat("param::entry") || mods.eat("param::func") {
             return Ok(Access { target: Target::Param, flags });
         }
         return Err(Reject(format!("the state space .{} is not implemented", mods.peek().unwrap_or_default())));
@@ -147,7 +148,8 @@ fn common_type(lower: &Lower<'_>, operand: &Operand, count: usize, ty: Type) -> 
         return Err(Reject(format!("{} registers where {count} are expected", items.len())));
     }
     let mut common = None;
-    for item in items.iter().filter(|item| !matches!(item, Operand::Sink)) {
+    // A literal takes the width of the registers beside it.
+    for item in items.iter().filter(|item| lower.reg_type(item).is_some()) {
         let this = register_type(lower, item, ty)?;
         if *common.get_or_insert(this) != this {
             return Err("registers of different widths in one list".into());
@@ -185,6 +187,15 @@ fn load(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         return move_parameter(lower, offset, to, ty, register);
     }
     let bytes = count * ty.bytes() as usize;
+    if let Some(x) = passed(lower, access.target, from, bytes)? {
+        let c = fields(count, ty, register);
+        let inst = Inst { kind: Kind::Effect, x, c, ..lower.inst(&local::LD_PASSED, Class::Memory) };
+        if count == 1 {
+            return Ok(Inst { d: lower.dst(single(to), register)?, ..inst });
+        }
+        let (y, _) = lower.dst_list(to, register)?;
+        return Ok(Inst { y, ..inst });
+    }
     let op = ldst::load_op(access.target, bytes).ok_or_else(|| Reject(format!("loads of {bytes} bytes")))?;
     let (addr, x, wide) = address(lower, from)?;
     let c = access.flags | wide | fields(count, ty, register);
@@ -211,6 +222,26 @@ fn constant_parameter(lower: &Lower<'_>, target: Target, from: &Operand) -> Opti
     let symbol = lower.symbol(name).filter(|symbol| symbol.space == Space::Param && target == Target::Param)?;
     let offset = u32::try_from(address.offset).ok()?;
     symbol.at.checked_add(offset)
+}
+
+/// The offset in the frame of `[variable + constant]` where the variable is a parameter or result of a device function, or
+/// passed in a call.
+fn passed(lower: &Lower<'_>, target: Target, operand: &Operand, bytes: usize) -> Result<Option<u32>, Reject> {
+    let Operand::Address(address) = operand else { return Ok(None) };
+    let Base::Symbol(name) = &address.base else { return Ok(None) };
+    let Some(symbol) = lower.symbol(name).filter(|symbol| symbol.space == Space::Local && target == Target::Param)
+    else {
+        return Ok(None);
+    };
+    let inside = |at: &u32| u64::from(*at) + bytes as u64 <= u64::from(symbol.size);
+    let offset = u32::try_from(address.offset).ok().filter(inside);
+    let offset = offset.ok_or_else(|| {
+        Reject(format!("{bytes} bytes at offset {} of {name}, which has {}", address.offset, symbol.size))
+    })?;
+    if !(symbol.at + offset).is_multiple_of(bytes as u32) || bytes > 16 {
+        return Err(Reject(format!("{bytes} bytes at offset {offset} of {name}, which is not aligned to them")));
+    }
+    Ok(Some(symbol.at + offset))
 }
 
 /// Parameters fill slots before the warp starts: loading one is moving it.
@@ -244,8 +275,17 @@ fn store(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     };
     let register = common_type(lower, from, count, ty)?;
     let bytes = count * ty.bytes() as usize;
+    if let Some(x) = passed(lower, access.target, to, bytes)? {
+        let c = fields(count, ty, register);
+        let inst = Inst { kind: Kind::Effect, x, c, ..lower.inst(&local::ST_PASSED, Class::Memory) };
+        if count == 1 {
+            return Ok(Inst { b: lower.src(single(from), register)?, ..inst });
+        }
+        let (y, _) = lower.src_list(from, register)?;
+        return Ok(Inst { y, ..inst });
+    }
     if access.target == Target::Param {
-        return Err("stores to parameters are not implemented".into());
+        return Err("stores to kernel parameters, which are read-only".into());
     }
     let op = ldst::store_op(access.target, bytes).ok_or_else(|| Reject(format!("stores of {bytes} bytes")))?;
     let (addr, x, wide) = address(lower, to)?;

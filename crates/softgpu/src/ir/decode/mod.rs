@@ -22,6 +22,7 @@ mod lower;
 mod mods;
 mod special;
 
+pub mod call;
 pub mod control;
 pub mod convert;
 pub mod copies;
@@ -35,7 +36,7 @@ pub mod memory;
 pub mod pred;
 pub mod warp;
 
-pub use lower::{Addr, FIRST_FREE, Lower, RegInfo, SINK_PRED, Space, Symbol, TRUE_PRED};
+pub use lower::{Addr, FIRST_FREE, Lower, RegInfo, SINK_PRED, Scene, Space, Symbol, TRUE_PRED};
 pub use mods::{Mods, operands, reject_type};
 
 use crate::ptx::Statement;
@@ -56,6 +57,7 @@ pub type Decoded = Result<super::Inst, Reject>;
 /// The families, asked in this order.
 pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     float::decode,
+    call::decode,
     control::decode,
     dot::decode,
     int::decode,

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Compiles the programs of this folder to PTX:  tests/foreign/generate.sh [-o FOLDER]
+# NVCC names the compiler; the committed files come from nvcc 13.0.88 (tools/cuda.sh). Where sm_80 and sm_90 give the same
+# code, only the former is kept.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+out=$here
+[ "${1-}" = -o ] && out=$2
+nvcc=${NVCC:-$here/../../../../.cuda/nvidia/cu13/bin/nvcc}
+for source in "$here"/*.cu; do
+    name=$(basename "$source" .cu)
+    for arch in 80 90; do
+        ptx=$out/${name}_sm$arch.ptx
+        "$nvcc" -ptx -std=c++17 -arch=compute_$arch -lineinfo -o "$ptx.raw" "$source"
+        # Paths of this machine, comments, blank lines and debug sections say nothing.
+        sed -e 's|^\(\t\.file\t[0-9]* "\).*/|\1|' -e '/^\/\//d' -e '/^\t\/\/ \.globl/d' -e '/^$/d' "$ptx.raw" \
+            | sed -e '/^\t\.section\t\.debug_str/,$d' >"$ptx"
+        rm "$ptx.raw"
+    done
+    if [ "$(sed 's/^\.target.*//' "$out/${name}_sm80.ptx")" = "$(sed 's/^\.target.*//' "$out/${name}_sm90.ptx")" ]; then
+        rm "$out/${name}_sm90.ptx"
+    fi
+done
