@@ -243,6 +243,34 @@ fn philox_gives_its_published_numbers() {
     each(SCALAR, "philox", PAIR, &key, (512, None), None, |what, y| assert_eq!(y, expected, "{what}"));
 }
 
+/// A product of three words by two, as long arithmetic writes it: every carry moves on.
+#[test]
+fn products_of_many_words_carry() {
+    let text = common::kernel(
+        "ld.global.u32 %r1, [%rd0]; not.b32 %r2, %r1; xor.b32 %r3, %r1, 0x5A5A5A5A; mov.u32 %r4, 0xFFFFFFFE;
+    mul.lo.u32 %r5, %r1, %r3; mul.hi.u32 %r6, %r1, %r3;
+    mad.lo.cc.u32 %r6, %r2, %r3, %r6; madc.hi.u32 %r7, %r2, %r3, 0;
+    mad.lo.cc.u32 %r6, %r1, %r4, %r6; madc.hi.cc.u32 %r7, %r1, %r4, %r7; addc.u32 %r8, 0, 0;
+    mad.lo.cc.u32 %r7, %r2, %r4, %r7; madc.hi.u32 %r8, %r2, %r4, %r8;
+    mov.b64 %rd1, {%r5, %r6}; mov.b64 %rd2, {%r7, %r8};
+    mov.b64 %rd3, {%r1, %r2}; mov.b64 %rd4, {%r3, %r4};
+    mul.lo.u64 %rd5, %rd3, %rd4; mov.u64 %rd7, 0;
+    mad.lo.cc.u64 %rd8, %rd3, %rd4, -1; madc.hi.u64 %rd6, %rd3, %rd4, %rd7;
+    xor.b64 %rd1, %rd1, %rd5; xor.b64 %rd2, %rd2, %rd6; or.b64 %rd1, %rd1, %rd2;
+    setp.ne.s64 %p1, %rd5, 0; selp.u64 %rd3, 1, 0, %p1; sub.u64 %rd2, %rd2, %rd3;
+    cvt.u32.u64 %r9, %rd1; st.global.u32 [%rd0], %r9;",
+    );
+    for wide in [true, false] {
+        let mut machine = Machine::new();
+        machine.settings.wide = wide;
+        let x: Vec<u32> = numbers(32).iter().map(|x| (*x as u32).wrapping_mul(0x9E37_79B9)).collect();
+        let out = machine.upload(&x);
+        let outcome = machine.run(&text, "k", 1, 32, &out.to_le_bytes());
+        assert!(outcome.fault.is_none() && outcome.findings.is_empty(), "{:?} {:?}", outcome.fault, outcome.findings);
+        assert_eq!(machine.words(out, 32), [0; 32], "wide {wide}");
+    }
+}
+
 unsafe extern "C" {
     safe fn erf(x: f64) -> f64;
     safe fn lgamma(x: f64) -> f64;

@@ -6,7 +6,10 @@ use crate::ir::Kernel;
 use crate::launch::{Fault, Launch, Where, code};
 use crate::mem::Shared;
 
-use super::Warp;
+use super::{LANES, Warp};
+
+/// Calls that a report names: the innermost ones say what is going on.
+const MOST_CALLERS: usize = 4;
 use super::copies::Copies;
 
 /// Surroundings of the warps of one CTA.
@@ -73,9 +76,18 @@ impl<'l> Env<'l> {
 }
 
 impl Env<'_> {
-    /// Describes the current instruction in `warp`, for lane `lane`.
+    /// Describes the current instruction in `warp`, for lane `lane`, with the calls that led there.
     pub fn at(&self, warp: &Warp, lane: u32) -> Where {
-        self.kernel.describe(self.pc, self.cta, warp.index, lane)
+        let mut at = self.kernel.describe(self.pc, self.cta, warp.index, lane);
+        let calls = warp.frames.of(lane as usize % LANES);
+        for call in calls.iter().rev().take(MOST_CALLERS) {
+            at.place += ", called at ";
+            at.place += &self.kernel.describe(call.from, self.cta, warp.index, lane).place;
+        }
+        if calls.len() > MOST_CALLERS {
+            at.place += &format!(", inside of {} more calls", calls.len() - MOST_CALLERS);
+        }
+        at
     }
 
     /// Records what a check found. Execution goes on: one run then shows more than one mistake.

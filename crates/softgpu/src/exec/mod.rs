@@ -28,6 +28,7 @@ pub mod collective;
 pub mod convert;
 pub mod copies;
 pub mod dot;
+pub mod extended;
 pub mod float;
 pub mod half;
 pub mod int;

@@ -12,8 +12,8 @@ for source in "$here"/*.cu; do
     for arch in 80 90; do
         ptx=$out/${name}_sm$arch.ptx
         "$nvcc" -ptx -std=c++17 -arch=compute_$arch -lineinfo -o "$ptx.raw" "$source"
-        # Paths of this machine, comments, blank lines and debug sections say nothing.
-        sed -e 's|^\(\t\.file\t[0-9]* "\).*/|\1|' -e '/^\/\//d' -e '/^\t\/\/ \.globl/d' -e '/^$/d' "$ptx.raw" \
+        # Paths of this machine, notes, blank lines and debug sections say nothing.
+        sed -e 's|^\(\t\.file\t[0-9]* "\).*/|\1|' -e '/^\t\/\/ /d' -e '/^$/d' "$ptx.raw" \
             | sed -e '/^\t\.section\t\.debug_str/,$d' >"$ptx"
         rm "$ptx.raw"
     done

@@ -27,6 +27,7 @@ pub mod control;
 pub mod convert;
 pub mod copies;
 pub mod dot;
+pub mod extended;
 pub mod float;
 pub mod half;
 pub mod hint;
@@ -58,6 +59,7 @@ pub type Decoded = Result<super::Inst, Reject>;
 pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     float::decode,
     call::decode,
+    extended::decode,
     control::decode,
     dot::decode,
     int::decode,
