@@ -1,8 +1,8 @@
 //! Products with a carry: the links of products of many words.
 
 use super::lanes::Raw;
-use super::warp::{LANES, Warp};
 use super::ops;
+use super::warp::{LANES, Warp};
 use crate::ir::Inst;
 
 ops! {

@@ -143,6 +143,20 @@ fn of(info: RegInfo) -> Place {
     }
 }
 
+/// A conversion between integers keeps the low bytes: padding that was moved beside a value is cut off again.
+fn convert(statement: &Statement) -> Rule {
+    let types: Vec<Type> = statement.modifiers().filter_map(Type::parse).collect();
+    let integer = |ty: Type| !ty.is_float() && ty != Type::Pred;
+    match types[..] {
+        // A sign that is extended makes the upper bytes depend on the lower ones.
+        [to, from] if integer(to) && integer(from) && !(to.bits() > from.bits() && from.is_signed()) => {
+            let bytes = to.bytes().min(from.bytes()) as u16;
+            if statement.has("sat") { Rule::Lanes } else { Rule::Copy { bytes } }
+        }
+        _ => Rule::Lanes,
+    }
+}
+
 fn rule(statement: &Statement, inst: &Inst) -> Rule {
     let effect = inst.kind == Kind::Effect;
     match statement.op() {
@@ -150,6 +164,7 @@ fn rule(statement: &Statement, inst: &Inst) -> Rule {
             Some(ty) if ty != Type::Pred => Rule::Copy { bytes: ty.bytes() as u16 },
             _ => Rule::Lanes,
         },
+        "cvt" => convert(statement),
         "selp" => Rule::Select,
         "and" | "or" if statement.has(Type::Pred.name()) => Rule::Logic { and: statement.op() == "and" },
         "setp" | "set" => Rule::Compare,
