@@ -204,7 +204,7 @@ impl Counters {
             all.thread_instructions += thread;
             all.classes[inst.class as usize] += issued;
             if inst.class == Class::Matrix {
-                all.matrix_flops += warp * flops_of(&statement);
+                all.matrix_flops += warp * flops_of(statement);
             }
             all.global_loads += moved.loads;
             all.global_stores += moved.stores;

@@ -198,8 +198,8 @@ mod tests {
     #[test]
     fn widths_come_from_arguments_too() {
         let arguments =
-            Buffer::default().with(&6i32.to_le_bytes()).with(&2i32.to_le_bytes()).with(&2.7182f64.to_le_bytes());
-        assert_eq!(formatted("%*.*f", arguments).unwrap(), ("  2.72".into(), 3));
+            Buffer::default().with(&6i32.to_le_bytes()).with(&2i32.to_le_bytes()).with(&2.5f64.to_le_bytes());
+        assert_eq!(formatted("%*.*f", arguments).unwrap(), ("  2.50".into(), 3));
     }
 
     #[test]
