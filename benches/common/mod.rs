@@ -9,7 +9,7 @@
 pub mod tests;
 
 use criterion::measurement::{Measurement, ValueFormatter};
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 use sumexp::{Device, DeviceName, Float, Result, Tensor, ViewMut};
@@ -219,7 +219,8 @@ impl Case<'_> {
         let bytes = operands.bytes() + output.elements() * size_of::<O>() as u64;
         let (mut times, mut failed) = (Vec::new(), None);
         let mut group = criterion.benchmark_group(name);
-        group.throughput(Throughput::Bytes(bytes));
+        // Each sample has the same number of runs: the median below weighs all alike.
+        group.throughput(Throughput::Bytes(bytes)).sampling_mode(SamplingMode::Flat);
         group.bench_function(BenchmarkId::new(T::DTYPE.name(), &shape), |bencher| {
             bencher.iter_custom(|iterations| {
                 let runs = || (0..iterations).try_for_each(|_| op(operands, output.view_mut()));
@@ -255,7 +256,7 @@ fn report(machine: &Machine, op: &str, dtype: &str, shape: &str, bytes: u64, sec
     let speed = bytes as f64 / seconds;
     let percent = 100.0 * speed / machine.copy;
     println!(
-        "{op} {dtype} {shape}: {:.4} ms, {:.1} MB moved, {:.1} GB/s, {percent:.1} % of the copy\n",
+        "{op} {dtype} {shape}: {:.4} ms, {:.1} MB moved, {:.2} GB/s, {percent:.1} % of the copy\n",
         seconds * 1e3,
         bytes as f64 / 1e6,
         speed / 1e9
@@ -272,7 +273,7 @@ fn report(machine: &Machine, op: &str, dtype: &str, shape: &str, bytes: u64, sec
     file.and_then(|mut file| writeln!(file, "{line}")).expect("SUMEXP_BENCH_JSON names a file that can be written");
 }
 
-/// A criterion that knows the device's clock. Sampling is flat: each sample has the same number of runs.
+/// A criterion that knows the device's clock. What it takes for a case bounds a whole run.
 pub fn criterion() -> Criterion<DeviceTime> {
     Criterion::default()
         .with_measurement(DeviceTime)
