@@ -3,7 +3,7 @@
 //! `SUMEXP_TEST_ROWS` sets the number of rows per operation and element type (`make accuracy` takes a million); the suite
 //! takes fewer. The largest differences are printed with `--nocapture`.
 
-use sumexp::{Device, f16};
+use sumexp::{Device, Dim, LogProbabilities, SoftmaxOptions, Tensor, f16, log_softmax_backward};
 
 use super::run::{Got, named, run, tolerance, tolerance_per_row};
 use crate::common::cases::{Case, Fill};
@@ -72,4 +72,38 @@ fn f16_rows() {
 #[test]
 fn bf16_rows() {
     measure::<sumexp::bf16>();
+}
+
+/// A winner of this batch has a log-probability of -0.248, which a sum of weights in f32 gets wrong by 4.15 units.
+#[test]
+fn the_sum_of_weights_keeps_what_f32_would_round() {
+    let case = Case { seed: 454, ..Case::new(&[CALL, 50], Fill::Mixed) };
+    let want = want::<f32>(&case, Op::LogSoftmax);
+    for device in devices() {
+        let named = named::<f32>(Op::LogSoftmax, &case, &device);
+        let Got::Elements(got) = run::<f32>(Op::LogSoftmax, &case, &device) else { panic!("{named}: one per row") };
+        assert_right(&named, &got, &want, Tolerance { ulps: 3.0, ..f32::FORWARD });
+    }
+}
+
+/// The gradient of a confident winner is `-expm1(y)`: with no allowance for what cancels, down to exactly 0.
+fn confident_winners<T: Format>() {
+    let winners: Vec<f64> = (0..=24).map(|k| -2f64.powi(-k)).chain([-0.0, 0.0]).collect();
+    let y: Vec<T> = winners.iter().flat_map(|y| [T::from_f64(*y), T::from_f64(-60.0)]).collect();
+    let dy: Vec<T> = winners.iter().flat_map(|_| [T::from_f64(1.0), T::from_f64(0.0)]).collect();
+    let want: Vec<f64> = winners.iter().flat_map(|y| [-y.exp_m1(), -(-60f64).exp()]).collect();
+    for device in devices() {
+        let tensor = |values: &[T]| Tensor::from_slice(&device, &[winners.len(), 2], values).expect("there is room");
+        let y = LogProbabilities::from_tensor(tensor(&y));
+        let dx = log_softmax_backward(&y, &tensor(&dy), Dim::LAST, &SoftmaxOptions::default()).expect("a legal call");
+        let named = format!("confident winners, {} on {}", T::DTYPE, device.name());
+        assert_right(&named, &dx.to_vec().expect("no finding"), &Exact::plain(want.iter().copied()), T::BACKWARD);
+    }
+}
+
+#[test]
+fn a_confident_winner_has_a_gradient_as_small_as_it_must_be() {
+    confident_winners::<f32>();
+    confident_winners::<f16>();
+    confident_winners::<sumexp::bf16>();
 }
