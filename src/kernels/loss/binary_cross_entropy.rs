@@ -68,7 +68,7 @@ impl<T: Float> BinaryCall<'_, T> {
 
 /// Whether every unit of a contiguous output is aligned.
 fn aligned(address: u64, element: usize) -> u32 {
-    u32::from(address % (element as u64 * plan::BINARY_UNIT) == 0)
+    u32::from(address.is_multiple_of(element as u64 * plan::BINARY_UNIT))
 }
 
 /// The losses, one per element or a single one. There may be no elements.
