@@ -416,3 +416,22 @@ fn the_software_gpu_is_a_stranger() {
         assert!(!dependencies(&softgpu, section).contains("sumexp"), "softgpu {section}");
     }
 }
+
+/// `make mutants` takes long, so nobody runs it after every change of a kernel: a change that takes a mutant's text away shows
+/// here.
+#[test]
+fn every_mutant_finds_its_text() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mutants = fs::read_to_string(root.join("tests/mutants.txt")).unwrap();
+    let mut found = 0;
+    for block in mutants.split("\n\n") {
+        let value = |key: &str| block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        let Some(name) = value("mutant") else { continue };
+        let (file, text) = (value("in").expect(name), value("-").expect(name));
+        let occurrence: usize = value("occurrence").unwrap_or("1").parse().expect(name);
+        let there = fs::read_to_string(root.join(file)).expect(name).matches(text).count();
+        assert!(there >= occurrence, "{name}: {file} holds \"{text}\" {there} times");
+        found += 1;
+    }
+    assert!(found > 30, "{found} mutants");
+}
