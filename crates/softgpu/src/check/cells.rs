@@ -18,7 +18,14 @@ pub(super) struct Cells {
     other: Vec<Mark>,
     /// The launch (by its first step) that last had something in `other`.
     other_in: u32,
+    /// The newest step of any mark, by run of [`RUN`] words: memory that was not touched yet needs no look at marks.
+    newest: Vec<u32>,
+    /// Whether some mark is an entry of a table.
+    tabled: bool,
 }
+
+/// Words of a run that has one entry in `newest`.
+const RUN: usize = 32;
 
 /// What does not fit into a mark.
 #[derive(Default)]
@@ -42,7 +49,7 @@ struct Marks {
 impl Cells {
     /// For a CTA's own memory.
     pub(super) fn new(words: usize) -> Cells {
-        Cells { write: vec![0; words], read: vec![0; words], other: Vec::new(), other_in: 0 }
+        Cells { write: vec![0; words], read: vec![0; words], newest: vec![0; words.div_ceil(RUN)], ..Cells::default() }
     }
 
     /// For memory that all CTAs share.
@@ -73,18 +80,7 @@ impl Cells {
         write: bool,
     ) -> bool {
         let run = first..first + words;
-        let glance = view.glance(who.warp);
-        let writes = if who.is_promised() { glance.without_own() } else { glance };
-        if !writes.settles_all(&self.write[run.clone()]) {
-            return false;
-        }
-        let reads = &self.read[run.clone()];
-        if write {
-            let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
-            if !clear || self.has_other(view) && !glance.settles_all(&self.other[run.clone()]) {
-                return false;
-            }
-        } else if !glance.settles_all(reads) && !self.set_aside(view, glance, run.clone()) {
+        if !self.untouched(view, run.clone(), who) && !self.allows(view, run.clone(), who, write) {
             return false;
         }
         let marks = if write { &mut self.write[run] } else { &mut self.read[run] };
@@ -101,6 +97,39 @@ impl Cells {
                     *mark += ((word * per_word) as u64) << LANE_AT;
                 }
             }
+        }
+        true
+    }
+
+    /// Whether nobody touched a run of words yet, in this launch or, for shared memory, in this CTA; from now on
+    /// somebody has.
+    #[inline(always)]
+    fn untouched(&mut self, view: &View<'_>, run: std::ops::Range<usize>, who: &Who) -> bool {
+        let (first, now) = (view.first(), step_of(who.mark));
+        let mut untouched = !self.tabled;
+        for newest in &mut self.newest[run.start / RUN..run.end.div_ceil(RUN)] {
+            untouched &= *newest < first;
+            *newest = now.max(*newest);
+        }
+        untouched
+    }
+
+    /// Whether everything that was done to a run of words is settled at a glance.
+    #[inline(always)]
+    fn allows(&mut self, view: &View<'_>, run: std::ops::Range<usize>, who: &Who, write: bool) -> bool {
+        let glance = view.glance(who.warp);
+        let writes = if who.is_promised() { glance.without_own() } else { glance };
+        if !writes.settles_all(&self.write[run.clone()]) {
+            return false;
+        }
+        let reads = &self.read[run.clone()];
+        if write {
+            let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
+            if !clear || self.has_other(view) && !glance.settles_all(&self.other[run.clone()]) {
+                return false;
+            }
+        } else if !glance.settles_all(reads) && !self.set_aside(view, glance, run.clone()) {
+            return false;
         }
         true
     }
@@ -140,6 +169,7 @@ impl Cells {
         if !glance.settles_all(&self.write[run.clone()]) || self.read[run.clone()].iter().any(halved) {
             return false;
         }
+        self.untouched(view, run.clone(), who);
         let several = if others { SEVERAL } else { 0 };
         for (word, read) in self.read[run].iter_mut().enumerate() {
             let who = who.later_lane(word as u64 * step);
@@ -168,6 +198,8 @@ impl Cells {
         who: &Who,
         write: Option<bool>,
     ) -> Option<Clash> {
+        let newest = &mut self.newest[i / RUN];
+        *newest = step_of(who.mark).max(*newest);
         let glance = view.glance(who.warp);
         let easy = if write.is_some() {
             // A plain write under a strong one is kept.
@@ -207,6 +239,7 @@ impl Cells {
                 let mut marks = Marks { write: self.write[i], read: self.read[i], other: *other };
                 let found = tables.access(view, &mut marks, who, write);
                 (self.write[i], self.read[i], *other) = (marks.write, marks.read, marks.other);
+                self.tabled |= marks.read & TABLE != 0;
                 self.note_other(view, marks.other);
                 return found;
             }
@@ -214,6 +247,7 @@ impl Cells {
             let entry = tables.split(Marks { write: self.write[i], read: self.read[i], other });
             self.write[i] = TABLE | u64::from(entry);
             self.read[i] = 0;
+            self.tabled = true;
         }
         let entry = self.write[i] as u32;
         let mut first = None;
@@ -232,6 +266,28 @@ impl Cells {
             tables.free_bytes.push(entry);
         }
         first
+    }
+
+    /// Everything marked here is over: gives back the entries of tables.
+    pub(super) fn recycle(&mut self, tables: &mut Tables) {
+        if !std::mem::take(&mut self.tabled) {
+            return;
+        }
+        for (write, read) in self.write.iter_mut().zip(&mut self.read) {
+            if *write & TABLE != 0 {
+                tables.free_bytes.push(*write as u32);
+                for marks in tables.bytes[*write as u32 as usize] {
+                    if marks.read & TABLE != 0 {
+                        tables.free_readers.push(marks.read as u32);
+                    }
+                }
+                *write = 0;
+            }
+            if *read & TABLE != 0 {
+                tables.free_readers.push(*read as u32);
+                *read = 0;
+            }
+        }
     }
 
     /// The last write of a word in this launch (for shared memory: of this CTA).

@@ -106,6 +106,12 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
+    /// The first step of what is not over: of this launch, or for shared memory of this CTA.
+    #[inline(always)]
+    pub(super) fn first(&self) -> u32 {
+        self.across.map_or(self.clocks.base() + 1, |across| across.old)
+    }
+
     /// The first step of this launch.
     #[inline(always)]
     pub(super) fn old(&self) -> u32 {

@@ -65,6 +65,9 @@ impl Global {
         let page = *self.page_of.entry(number).or_insert(next as u32);
         if page as usize == self.pages.len() {
             self.pages.push(Cells::common(PAGE as usize / 4));
+        } else if page as usize == next {
+            // It was another launch's.
+            self.pages[next].recycle(&mut self.tables);
         }
         if self.recent.is_empty() {
             self.recent.resize(RECENT, (u64::MAX, 0));
@@ -98,7 +101,10 @@ impl Order {
         let cta = self.waiting.map_or(self.clocks.cta(), |waiting| waiting.1);
         let from = self.global.across.enter(cta);
         match self.waiting.take() {
-            Some((warps, cta)) => self.clocks.restart(warps, cta, from),
+            Some((warps, cta)) => {
+                self.clocks.restart(warps, cta, from);
+                self.shared.recycle(&mut self.tables);
+            }
             None => self.clocks.resume(from),
         }
     }
