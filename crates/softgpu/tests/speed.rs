@@ -73,8 +73,8 @@ fn best_rate(launch: &Launch) -> f64 {
     (0..12).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// Converged softmax kernels, one row per warp and one row per block. The bounds leave a loaded machine much; what
-/// an idle one does is printed.
+/// Converged softmax kernels, one row per warp and one row per block. The aims are 0.4 G
+/// and 1.6; the bounds leave room for a loaded machine, and what it does is printed.
 #[test]
 fn converged_kernels_run_fast_and_checks_cost_little() {
     let module = parse(include_str!("ptx/softmax_sm80.ptx")).unwrap();
@@ -112,6 +112,6 @@ fn converged_kernels_run_fast_and_checks_cost_little() {
             none / all
         );
         assert!(all > 0.4e9 / 1.5, "{name}: {all:.2e} lane instructions per second with all checks");
-        assert!(none / all < 1.6 * 2.0, "{name}: all checks cost {:.2}x", none / all);
+        assert!(none / all < 1.6 * 1.25, "{name}: all checks cost {:.2}x", none / all);
     }
 }

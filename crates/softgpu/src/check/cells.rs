@@ -2,8 +2,8 @@
 
 use super::clocks::WARPS;
 use super::marks::{
-    COVERED, Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, View, Who, is_plain,
-    merge, share, step_of, warp_of,
+    COVERED, Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, THREAD, View, Who,
+    is_plain, merge, share, step_of, warp_of,
 };
 
 /// Marks of a run of words.
@@ -80,7 +80,7 @@ impl Cells {
         write: bool,
     ) -> bool {
         let run = first..first + words;
-        if !self.untouched(view, run.clone(), who) && !self.allows(view, run.clone(), who, write) {
+        if !self.untouched(view, run.clone(), who) && !self.allows(view, run.clone(), grain, who, write) {
             return false;
         }
         let marks = if write { &mut self.write[run] } else { &mut self.read[run] };
@@ -114,24 +114,25 @@ impl Cells {
         untouched
     }
 
-    /// Whether everything that was done to a run of words is settled at a glance.
+    /// Whether everything that was done to a run of words is settled at a glance, or was done by the same lanes.
     #[inline(always)]
-    fn allows(&mut self, view: &View<'_>, run: std::ops::Range<usize>, who: &Who, write: bool) -> bool {
+    fn allows(&mut self, view: &View<'_>, run: std::ops::Range<usize>, grain: Grain, who: &Who, write: bool) -> bool {
         let glance = view.glance(who.warp);
-        let writes = if who.is_promised() { glance.without_own() } else { glance };
-        if !writes.settles_all(&self.write[run.clone()]) {
-            return false;
-        }
-        let reads = &self.read[run.clone()];
-        if write {
-            let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
-            if !clear || self.has_other(view) && !glance.settles_all(&self.other[run.clone()]) {
+        let own = Own { glance, from: u64::from(view.clocks.from()), mark: who.mark, grain };
+        let (writes, reads) = (&self.write[run.clone()], &self.read[run.clone()]);
+        if who.is_promised() {
+            // A write of this launch breaks the promise, ordered or not.
+            if !glance.without_own().settles_all(writes) {
                 return false;
             }
-        } else if !glance.settles_all(reads) && !self.set_aside(view, glance, run.clone()) {
+        } else if !glance.settles_all(writes) && !own.all(writes) {
             return false;
         }
-        true
+        if !write {
+            return glance.settles_all(reads) || own.all(reads) || self.set_aside(view, glance, run);
+        }
+        let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
+        (clear || own.all(reads)) && !(self.has_other(view) && !glance.settles_all(&self.other[run]))
     }
 
     /// Keeps the reads of other CTAs before one of this CTA takes their place. False unless all others are settled.
@@ -181,6 +182,7 @@ impl Cells {
                 let mut marks = Marks { read: *read, ..Marks::default() };
                 tables.add_reader(view, &mut marks, &who);
                 *read = marks.read;
+                self.tabled |= marks.read & TABLE != 0;
             }
         }
         true
@@ -320,6 +322,33 @@ impl Cells {
             (self.write[i], self.read[i]) = (0, 0);
             tables.free_bytes.push(entry);
         }
+    }
+}
+
+/// What the lanes of a run did themselves.
+struct Own {
+    glance: Glance,
+    /// Steps from here on are the CTA's own.
+    from: u64,
+    /// The mark of the first lane.
+    mark: Mark,
+    grain: Grain,
+}
+
+impl Own {
+    /// Whether each mark is settled, or that of the very lane (by the same kind of access) that comes again.
+    #[inline(always)]
+    fn all(&self, marks: &[Mark]) -> bool {
+        let mine = |word: usize| match self.grain {
+            Grain::Words(per_lane) => self.mark + (((word / per_lane) as u64) << LANE_AT),
+            Grain::Lanes(2) => (self.mark | 1 << SHARE_AT) + ((2 * word as u64) << LANE_AT),
+            Grain::Lanes(per_word) => (self.mark | 2 << SHARE_AT) + (((per_word * word) as u64) << LANE_AT),
+        };
+        marks.iter().enumerate().fold(true, |all, (word, mark)| {
+            let same = ((mark ^ mine(word)) & THREAD == 0) & (mark & TABLE == 0) & (mark >> STEP_AT >= self.from);
+            // A promise is kept by reading again, and is among the bits compared.
+            all & (same | (self.glance.settles(*mark) & (mark & PROMISED == 0)))
+        })
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) const COVERED: Mark = SHARES;
 /// A load of data that are promised not to change while the kernel runs.
 pub(super) const PROMISED: Mark = 1 << 17;
 const PC: Mark = PROMISED - 1;
+/// The bits that tell threads and kinds of access apart: all but step and instruction.
+pub(super) const THREAD: Mark = (1 << STEP_AT) - 1 & !PC;
 
 /// Who accesses.
 #[derive(Clone, Copy)]

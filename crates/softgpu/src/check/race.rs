@@ -429,6 +429,23 @@ mod tests {
     }
 
     #[test]
+    fn the_same_lanes_may_come_again() {
+        for promised in [false, true] {
+            let mut order = order(2);
+            assert!(order.run_global::<4>(by(0, 0), 4096, false, promised));
+            assert!(order.run_global::<4>(by(0, 0), 4096, false, promised), "the same lanes read the same words");
+            assert_eq!(order.run_global::<4>(by(0, 0), 4096, true, false), !promised, "and write them");
+        }
+        let mut order = order(2);
+        assert!(order.run_global::<4>(by(0, 0), 4096, true, false));
+        assert!(order.run_global::<4>(by(0, 0), 4096, true, false));
+        assert!(order.run_global::<4>(by(0, 0), 4096, false, false), "they read what they wrote");
+        assert!(!order.run_global::<4>(by(1, 0), 4096, false, false), "another warp does not");
+        assert!(!order.run_global::<4>(by(0, 0), 4100, false, false), "nor do the lanes beside them");
+        assert!(!order.run_global::<4>(by(0, 0), 4096, false, true), "nor may they promise that it never changes");
+    }
+
+    #[test]
     fn strong_accesses_do_not_race_with_each_other() {
         let strong = |warp| By { strong: true, ..by(warp, 0) };
         let mut order = order(2);
