@@ -132,7 +132,7 @@ impl Cells {
             return glance.settles_all(reads) || own.all(reads) || self.set_aside(view, glance, run);
         }
         let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
-        (clear || own.all(reads)) && !(self.has_other(view) && !glance.settles_all(&self.other[run]))
+        (clear || own.all(reads)) && (!self.has_other(view) || glance.settles_all(&self.other[run]))
     }
 
     /// Keeps the reads of other CTAs before one of this CTA takes their place. False unless all others are settled.
