@@ -189,7 +189,7 @@ fn traps_end_the_launch() {
     let mut x = ramp(64);
     x[33] = 13;
     for kernel in ["traps", "breaks"] {
-        let fault = fault(kernel, &x, 719, &["trap or breakpoint in lanes 1, 7"]);
+        let fault = fault(kernel, &x, 719, &["trap in lanes 1, 7"]);
         assert_eq!(fault.at.unwrap().lane, 1);
     }
 }

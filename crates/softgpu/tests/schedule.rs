@@ -429,7 +429,7 @@ fn what_is_not_implemented_stops_at_its_line() {
         (".callprototype _ (.param .b32 _);", "unknown directive .callprototype"),
         ("bar.sync.often 0;", "unknown modifier .often"),
         ("fence.sc.universe;", "a fence of an unknown kind or scope"),
-        ("call foo;", "calls of device functions are not implemented"),
+        ("call foo;", "the function foo has no body in this module"),
         ("mov.u32 %r1, %smid;", "special register %smid is not implemented"),
         ("add.sideways.u32 %r1, %r1, %r1;", "sideways"),
         ("ld.global.sideways.u32 %r1, [%rd0];", "sideways"),

@@ -47,7 +47,7 @@ pub fn run(
         Control::Return => return super::call::ret(warp, splits, n, env),
         Control::Exit => exit(warp, splits, n, env, barriers),
         Control::Trap => {
-            let text = format!("trap or breakpoint in {}", lanes(mask));
+            let text = format!("trap in {}", lanes(mask));
             env.fault(warp, mask.trailing_zeros(), code::LAUNCH_FAILED, text);
         }
         Control::Yield => {
