@@ -7,14 +7,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$here
 [ "${1-}" = -o ] && out=$2
 nvcc=${NVCC:-$here/../../../../.cuda/nvidia/cu13/bin/nvcc}
-for source in "$here"/*.cu; do
-    name=$(basename "$source" .cu)
+# Names without a folder: the text must not hold the place where it was made.
+cd "$here"
+for source in *.cu; do
+    name=${source%.cu}
     for arch in 80 90; do
         ptx=$out/${name}_sm$arch.ptx
         "$nvcc" -ptx -std=c++17 -arch=compute_$arch -lineinfo -o "$ptx.raw" "$source"
-        # Paths of this machine, notes, blank lines and debug sections say nothing.
-        sed -e 's|^\(\t\.file\t[0-9]* "\).*/|\1|' -e '/^\t\/\/ /d' -e '/^$/d' "$ptx.raw" \
-            | sed -e '/^\t\.section\t\.debug_str/,$d' >"$ptx"
+        # Paths of this machine (and what names of internal variables make of them), notes, blank lines and debug sections
+        # say nothing.
+        sed -E -e 's/_INTERNAL_[0-9a-f]{8}_/_INTERNAL_00000000_/g; s/__N__[0-9a-f]{8}_/__N__00000000_/g' \
+            -e 's/_cu_[0-9a-f]{8}/_cu_00000000/g' -e 's|^(\t\.file\t[0-9]* ").*/|\1|' -e '/^\t\/\/ /d' -e '/^$/d' \
+            -e '/^\t\.section\t\.debug_str/,$d' "$ptx.raw" >"$ptx"
         rm "$ptx.raw"
     done
     if [ "$(sed 's/^\.target.*//' "$out/${name}_sm80.ptx")" = "$(sed 's/^\.target.*//' "$out/${name}_sm90.ptx")" ]; then
