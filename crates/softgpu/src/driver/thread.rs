@@ -47,7 +47,7 @@ pub struct Inner {
     pub plan: Plan,
     /// What the checks found.
     pub findings: Vec<Finding>,
-    /// What kernels printed, the last [`PRINTED`] bytes of it.
+    /// What kernels printed, as much of its end as is kept.
     pub printed: VecDeque<u8>,
     /// Counters by kernel, summed over launches.
     pub counters: BTreeMap<String, Counters>,
