@@ -9,6 +9,7 @@ use common::device::{assert_no_findings, devices, soft};
 use common::gpu::device as gpu;
 use common::guard::Guarded;
 use common::random::Random;
+use common::sparse::Far;
 use sumexp::reference::sigmoid as reference;
 use sumexp::{
     Device, Dim, Error, Tensor, bf16, f16, log_sigmoid, log_sigmoid_backward, log_sigmoid_backward_into,
@@ -295,6 +296,24 @@ fn counters() {
     of::<f32>("sigmoid_f32");
     of::<f16>("sigmoid_f16");
     of::<bf16>("sigmoid_bf16");
+}
+
+/// Operands beyond 2^32 elements give the bits of operands side by side.
+#[test]
+fn operands_far_apart() {
+    let Some(soft) = soft() else { return };
+    let (device, dims) = (gpu(), [3, 40]);
+    let (x, dy) = (random::<f16>(&Place::contiguous(&dims), 1), random::<f16>(&Place::contiguous(&dims), 2));
+    let (far_x, far_dy) = (Far::new(&soft, &device, &dims, &x), Far::new(&soft, &device, &dims, &dy));
+    for op in [Op::SigmoidBackward, Op::LogSigmoidBackward] {
+        let got = match op {
+            Op::SigmoidBackward => sigmoid_backward(far_x.view(), far_dy.view()),
+            _ => log_sigmoid_backward(far_x.view(), far_dy.view()),
+        };
+        let want = run(op, &device, &Place::contiguous(&dims), &x, &dy);
+        assert_eq!(got.and_then(|dx| dx.to_vec()).unwrap(), want, "{op:?}");
+    }
+    assert_no_findings(&"operands far apart");
 }
 
 /// Offsets past 2^32 elements, and more units than a grid has threads: block 0 has the first units and, 32 rounds later, the last.

@@ -4,6 +4,7 @@
 //! built for one architecture and tested on the software GPU until the first test fails. A mutant that no test notices
 //! makes this program fail. `cargo run --example mutants -- NAME...` takes only mutants whose names contain one of the words.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -32,15 +33,22 @@ fn main() {
     let wanted: Vec<String> = env::args().skip(1).collect();
     let text = fs::read_to_string(root.join("tests/mutants.txt")).expect("tests/mutants.txt is part of the repository");
     let mutants: Vec<Mutant> = text.split("\n\n").filter_map(parse).collect();
+    let chosen = |m: &&Mutant| wanted.is_empty() || wanted.iter().any(|word| m.name.contains(word));
+    let mutants: Vec<&Mutant> = mutants.iter().filter(chosen).collect();
     copy_sources(&root, &copy);
 
+    // A build or a test that fails by itself would notice everything.
+    let tests: BTreeSet<&String> = mutants.iter().flat_map(|mutant| &mutant.tests).collect();
+    if let Some((test, how)) = judge(tests, &copy, &root) {
+        panic!("without any mutant, {test} fails: {how}");
+    }
     let mut survivors = 0;
     println!("| mutant | noticed by | how |\n| --- | --- | --- |");
-    for mutant in mutants.iter().filter(|m| wanted.is_empty() || wanted.iter().any(|word| m.name.contains(word))) {
+    for mutant in mutants {
         let path = copy.join(&mutant.file);
         let original = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         fs::write(&path, mutant.apply(&original)).expect("the copy is writable");
-        let verdict = judge(mutant, &copy, &root);
+        let verdict = judge(&mutant.tests, &copy, &root);
         fs::write(&path, original).expect("the copy is writable");
         match verdict {
             Some((test, how)) => println!("| {} | `{test}` | {how} |", mutant.name),
@@ -94,6 +102,7 @@ fn parse(block: &str) -> Option<Mutant> {
 /// Copies what git tracks, as it is in the working tree. Unchanged files keep their times, so little is built again.
 fn copy_sources(root: &Path, copy: &Path) {
     let listed = Command::new("git").arg("ls-files").current_dir(root).output().expect("git is installed");
+    remove_others(copy, copy, &String::from_utf8_lossy(&listed.stdout).lines().collect());
     for file in String::from_utf8_lossy(&listed.stdout).lines() {
         let (from, to) = (root.join(file), copy.join(file));
         let Ok(bytes) = fs::read(&from) else { continue };
@@ -105,9 +114,21 @@ fn copy_sources(root: &Path, copy: &Path) {
     }
 }
 
+/// Removes the files of an earlier copy that are not `tracked` any more.
+fn remove_others(folder: &Path, copy: &Path, tracked: &BTreeSet<&str>) {
+    for path in fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = path.strip_prefix(copy).expect("it lies in the copy").to_string_lossy();
+        if path.is_dir() {
+            remove_others(&path, copy, tracked);
+        } else if !tracked.contains(&*name) {
+            fs::remove_file(&path).expect("target is writable");
+        }
+    }
+}
+
 /// The first test that fails, and its message in one line. A mutant that does not compile is noticed by the compiler.
-fn judge(mutant: &Mutant, copy: &Path, root: &Path) -> Option<(String, String)> {
-    for target in &mutant.tests {
+fn judge<'a>(tests: impl IntoIterator<Item = &'a String>, copy: &Path, root: &Path) -> Option<(String, String)> {
+    for target in tests {
         let built = Command::new("cargo")
             .args(["test", "--no-run", "--test", target, "--target-dir"])
             .arg(root.join("target/mutants/build"))

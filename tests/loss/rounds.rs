@@ -3,7 +3,8 @@
 
 use softgpu::launch::Checks;
 use sumexp::{
-    CrossEntropy, CrossEntropySaved, Dim, Reduction, Tensor, View, cross_entropy, cross_entropy_backward,
+    BinaryCrossEntropy, CrossEntropy, CrossEntropySaved, Dim, Reduction, Tensor, View,
+    binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward, cross_entropy, cross_entropy_backward,
     cross_entropy_backward_into, f16,
 };
 
@@ -109,4 +110,64 @@ fn rows_of_a_block() {
         assert!(part == alone.to_vec().expect("readable"), "gradient of row {row}");
     }
     assert_no_findings(&"rows of a block");
+}
+
+/// Binary cross-entropy whose operands lie beyond 2^32 elements.
+#[test]
+fn events_far_apart() {
+    let Some(soft) = soft() else { return };
+    let (device, dims) = (device(), [3usize, 40]);
+    let values = logits(2, 120);
+    let targets: Vec<f16> = (0..120).map(|i| f16::from_f32((i % 3) as f32 / 2.0)).collect();
+    let numbers = |salt: usize| -> Vec<f32> { (0..120).map(|i| ((i * 7 + salt) % 11) as f32 - 3.0).collect() };
+    let near = |values: &[f32]| Tensor::from_slice(&device, &dims, values).expect("a small tensor");
+    let far = |values: &[f32]| Far::new(&soft, &device, &dims, values);
+    let half = |values: &[f16]| Tensor::from_slice(&device, &dims, values).expect("a small tensor");
+    let gives = |x: View<'_, f16>, t: View<'_, f16>, w: View<'_, f32>, q: View<'_, f32>, g: View<'_, f32>| {
+        let options = BinaryCrossEntropy { weight: Some(w), pos_weight: Some(q), reduction: Reduction::None };
+        let loss = binary_cross_entropy_with_logits(x, t, &options)?.to_vec()?;
+        let dx = binary_cross_entropy_with_logits_backward(x, t, g, &options)?.to_vec()?;
+        Ok::<_, sumexp::Error>((loss, dx))
+    };
+    let (w, q, g) = (numbers(0), numbers(4), numbers(8));
+    let want = gives(half(&values).view(), half(&targets).view(), near(&w).view(), near(&q).view(), near(&g).view());
+    let (x, t) = (Far::new(&soft, &device, &dims, &values), Far::new(&soft, &device, &dims, &targets));
+    let got = gives(x.view(), t.view(), far(&w).view(), far(&q).view(), far(&g).view());
+    assert!(got.expect("a legal call") == want.expect("a legal call"));
+    assert_no_findings(&"events far apart");
+}
+
+/// Block 0 has the first chunk of events and the one behind a whole grid of chunks: its slots and its results are used twice.
+#[test]
+fn events_of_a_block() {
+    let Some(soft) = soft() else { return };
+    let device = device();
+    let elements = (GRID << 12) + 5;
+    let mut x = zeros::<f16>(&soft, &device, &[elements]);
+    let last = logits(3, 5);
+    put(&mut x, elements - 5, &last);
+    let targets = zeros::<f16>(&soft, &device, &[elements]);
+    let alone = |values: &[f16]| {
+        let x = Tensor::from_slice(&device, &[values.len()], values).expect("a small tensor");
+        let t = Tensor::<f16>::zeros(&device, &[values.len()]).expect("a small tensor");
+        let options = BinaryCrossEntropy { reduction: Reduction::None, ..BinaryCrossEntropy::default() };
+        binary_cross_entropy_with_logits(&x, &t, &options).and_then(|loss| loss.to_vec()).expect("a legal call")
+    };
+    let want = alone(&last);
+    soft.only_ctas(Some(&[0]));
+    for reduction in [Reduction::None, Reduction::Sum] {
+        let options = BinaryCrossEntropy { reduction, ..BinaryCrossEntropy::default() };
+        // What adds the chunks up meets some that no block has computed, and its sum is not looked at.
+        soft.checks(Checks { init: reduction == Reduction::None, ..Checks::ALL });
+        let loss = binary_cross_entropy_with_logits(&x, &targets, &options).expect("sparse memory");
+        device.synchronize().expect("no finding");
+        if reduction == Reduction::None {
+            let part = |range| loss.view().slice(Dim::LAST, range).and_then(|part| part.to_vec()).expect("written");
+            assert_eq!(part(elements - 5..elements), want);
+            assert_eq!(part(0..4096), vec![std::f32::consts::LN_2; 4096]);
+        }
+    }
+    soft.checks(Checks::ALL);
+    soft.only_ctas(None);
+    assert_no_findings(&"events of a block");
 }
