@@ -39,13 +39,13 @@ gpu-bundle: setup ## target/gpu-bundle.tar.xz: tests and benchmarks for a GPU ho
 resources: setup ## registers, shared memory, spills and occupancy of every kernel
 	$(CARGO) run --quiet --example resources
 
-mutants: setup   ## break the kernels in one place at a time; shows which test notices (about 20 minutes on 2 cores)
+mutants: setup   ## break the kernels in one place at a time; shows which test notices (16 minutes on 2 cores)
 	$(CARGO) run --quiet --example mutants -- $(ARGS)
 
 barriers: setup  ## leave out each barrier and fence of every kernel, one at a time; shows what notices
 	$(CARGO) test --test barriers -- --nocapture --test-threads=1
 
-soundness: setup ## 100 000 random programs on many streams, and every driver call of 50 failing with 4 codes (6 minutes on 2 cores)
+soundness: setup ## 100 000 random programs on many streams, and every driver call of 50 failing with 4 codes (minutes)
 	SUMEXP_SOUNDNESS_PROGRAMS=100000 SUMEXP_SOUNDNESS_EVERY=1 $(CARGO) test --test soundness -- --nocapture random:: sweep::
 
 fuzz: setup      ## hostile bytes as views, PTX, images, targets and masks: a minute each (SECONDS=600 for longer, SEED=2 for others)

@@ -62,7 +62,6 @@ impl Place<'_> {
 fn run<T: Format>(op: Op, device: &Device, place: &Place, x: &[T], dy: &[T]) -> Vec<T> {
     let nan = T::from_f64(f64::NAN);
     let x = Operand::new(device, place.input, place.dims, x, nan);
-    // The gradient of a sum is one number repeated, so the two operands are not always arranged alike.
     let dy = Operand::new(device, place.input, place.dims, dy, nan);
     let mut y = Guarded::new(device, place.dims, place.output, T::from_f64(-7.25));
     let result = match op {

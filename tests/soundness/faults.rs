@@ -29,7 +29,7 @@ const CALLS: [&str; 17] = [
 ];
 
 /// Calls without which something cannot be given back safely, or at all: their failure may leave that one thing behind.
-const GIVING_BACK: [&str; 5] =
+pub const GIVING_BACK: [&str; 5] =
     ["cuCtxPushCurrent_v2", "cuStreamDestroy_v2", "cuEventDestroy_v2", "cuMemFreeAsync", "cuStreamWaitEvent"];
 
 fn numbers(from: u32) -> Vec<u32> {

@@ -4,6 +4,7 @@
 //! A call that fails has no effect here, as most failures of a driver have none. `make soundness` fails every call with
 //! every code; an ordinary run takes every n-th.
 
+use super::faults::GIVING_BACK;
 use crate::common::gpu::World;
 use crate::common::random::Random;
 use crate::random::lane::{Lane, Letters};
@@ -45,10 +46,6 @@ const CALLS: [&str; 18] = [
     "cuMemcpyPeerAsync",
     "cuLaunchKernel",
 ];
-
-/// Calls without which something cannot be given back safely, or at all: their failure may leave that one thing behind.
-const GIVING_BACK: [&str; 5] =
-    ["cuCtxPushCurrent_v2", "cuStreamDestroy_v2", "cuEventDestroy_v2", "cuMemFreeAsync", "cuStreamWaitEvent"];
 
 /// Ends the process if nothing happens for two minutes: a test that hangs must say so.
 struct Watchdog(Arc<AtomicU64>);
