@@ -1,4 +1,4 @@
-//! `kernels/params.h` as Rust structs: one source for what nvcc and Rust believe about a parameter block.
+//! `kernels/params.h` and what it includes from `kernels/params/` as Rust structs: one source for what nvcc and Rust believe about a parameter block.
 
 use super::{Failure, write};
 use std::panic::{self, AssertUnwindSafe};
@@ -10,7 +10,7 @@ pub fn generate(header: &Path, output: &Path) -> Result<(), Failure> {
         .header(header.to_string_lossy())
         // As nvcc reads it.
         .clang_args(["-x", "c++", "-std=c++17"])
-        .allowlist_file(".*params\\.h")
+        .allowlist_file(".*/params(/[a-z_]+)?\\.h")
         // A value the Rust side does not know must not be undefined behaviour.
         .default_enum_style(bindgen::EnumVariation::NewType { is_bitfield: false, is_global: false })
         // No Default: a launcher names every field, so a new one breaks it at compile time.

@@ -14,6 +14,7 @@
 #include "common/index.cuh"
 #include "common/record.cuh"
 #include "common/softmax_row.cuh"
+#include "params/loss.h"
 
 /// What the target of a row says.
 struct Target {

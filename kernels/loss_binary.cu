@@ -12,6 +12,7 @@
 #include "common/entry.cuh"
 #include "common/logistic.cuh"
 #include "common/reduce.cuh"
+#include "params/loss_binary.h"
 
 constexpr int kUnit = SUMEXP_BINARY_UNIT;
 constexpr int kThreadsOfBlock = SUMEXP_LOSS_THREADS;

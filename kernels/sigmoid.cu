@@ -8,6 +8,7 @@
 #include "common/elementwise.cuh"
 #include "common/entry.cuh"
 #include "common/logistic.cuh"
+#include "params/sigmoid.h"
 
 template <class T>
 DEVICE float sigmoid_of(uint32_t kind, float x, float upstream) {

@@ -11,6 +11,7 @@
 // hid (y = 0, log y = -inf) take no part: their dy is replaced before it is used, and their dx is 0.
 #include "common/entry.cuh"
 #include "common/softmax_row.cuh"
+#include "params/softmax.h"
 
 /// Blocks that a multiprocessor must be able to hold: 80 registers a thread for rows of one warp, 64 for longer ones.
 template <int kLanes>

@@ -7,6 +7,7 @@
 #include "common/entry.cuh"
 #include "common/gradient.cuh"
 #include "common/reduce.cuh"
+#include "params/softmax.h"
 
 template <class T, int kColumns>
 DEVICE void load_logits(ColumnPiece<T, kColumns>& x, const SoftmaxForwardParams& p, uint64_t position, uint64_t chunk) {

@@ -11,6 +11,7 @@
 // Softmin flips the signs as the logits arrive, and a mask puts -inf there; from then on both are like any other row.
 #include "common/entry.cuh"
 #include "common/softmax_row.cuh"
+#include "params/softmax.h"
 
 
 /// Blocks that a multiprocessor must be able to hold: 64 registers a thread for rows of a block, 80 for those of a warp.

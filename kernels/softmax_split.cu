@@ -6,6 +6,7 @@
 // the bits of a row do not depend on how many rows there are.
 #include "common/entry.cuh"
 #include "common/softmax_row.cuh"
+#include "params/softmax.h"
 
 constexpr int kSplitLanes = 512;
 

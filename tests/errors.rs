@@ -211,6 +211,11 @@ fn every_other_text() {
             "softmax: temperature is -1, it must be finite and above 0",
         ),
         (
+            Error::Option { op: "sample", option: "top_p", value: 1.5, wanted: "above 0 and at most 1" },
+            "sample: top_p is 1.5, it must be above 0 and at most 1",
+        ),
+        (Error::TooMany { op: "top_k", option: "k", value: 9, max: 8 }, "top_k: k is 9, at most 8 is possible"),
+        (
             Error::Target { op: "cross_entropy", row: 7, value: -4, classes: 19 },
             "cross_entropy: target -4 in row 7 is not a class: there are 19 classes",
         ),

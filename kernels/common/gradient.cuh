@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/exact.cuh"
-#include "params.h"
+#include "params/softmax.h"
 
 /// The packed result of hidden entries: what padding must look like.
 template <class T>

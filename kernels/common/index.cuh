@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/dtype.cuh"
-#include "params.h"
+#include "params/common.h"
 
 /// Offset of a position's first element in an operand with these strides, in elements.
 DEVICE uint64_t position_offset(const Positions& positions, const uint64_t (&strides)[SUMEXP_POSITION_RANK], uint64_t position) {

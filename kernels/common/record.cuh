@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/dtype.cuh"
-#include "params.h"
+#include "params/common.h"
 
 /// Reports a value that the kernel must not use. At most one thread of a launch may call, and launches on one stream follow each
 /// other, so nobody else touches the record meanwhile. Contains no barrier.

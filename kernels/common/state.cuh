@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/exact.cuh"
-#include "params.h"
+#include "params/common.h"
 
 /// What a set of weights relative to its maximum adds up to, in two parts, so that a sum close to 1 keeps its digits:
 /// `ties` counts the weights that are exactly 1 (the maximum and its equals), `below` is the sum of all others.

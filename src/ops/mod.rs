@@ -4,6 +4,7 @@
 //! written. On a GPU the call returns when the work is in the queue; the host waits only where it copies a result.
 
 mod check;
+mod common;
 pub mod loss;
 pub mod sigmoid;
 pub mod softmax;

@@ -1,11 +1,12 @@
 //! sigmoid and log-sigmoid, forward and backward: probabilities of events that are independent of each other.
 
 use super::check;
+use super::common::operand;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernels::sigmoid::{Sigmoid, sigmoid as launch};
-use crate::reference::{Elements, Operand, sigmoid as cpu};
+use crate::reference::{Elements, sigmoid as cpu};
 use crate::tensor::{Tensor, View, ViewMut};
 
 /// `y = 1 / (1 + exp(-x))` of every element.
@@ -166,17 +167,15 @@ impl<T: Float> Call<'_, T> {
         if self.x.shape().is_empty() {
             return Ok(());
         }
-        let Some(x) = self.x.on_host() else { return launch(self.op, self.x, self.what, output) };
+        let Some(x) = operand(&self.x) else { return launch(self.op, self.x, self.what, output) };
         let elements = Elements { shape: self.x.dims() };
-        let x = Operand { data: x, strides: self.x.layout().strides() };
         let output = output.on_host(self.op, "the output")?.expect("the output is where x is");
         match &self.what {
             Sigmoid::Forward { log: false } => cpu::forward(&elements, x, cpu::sigmoid, output),
             Sigmoid::Forward { log: true } => cpu::forward(&elements, x, cpu::log_sigmoid, output),
             Sigmoid::Backward { log, dy } => {
                 let slope = if *log { cpu::log_sigmoid_slope } else { cpu::sigmoid_slope };
-                let data = dy.on_host().expect("dy is where x is");
-                cpu::backward(&elements, x, Operand { data, strides: dy.layout().strides() }, slope, output);
+                cpu::backward(&elements, x, operand(dy).expect("dy is where x is"), slope, output);
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Binary cross-entropy of logits: one event per element, each of which happens or does not.
 
 use super::super::check;
+use super::super::common::{operand, repeated};
 use super::reduction::Reduction;
 use super::write;
 use crate::device::Device;
@@ -10,7 +11,7 @@ use crate::kernels::loss::{
     BinaryCall, binary_cross_entropy_backward as launch_backward, binary_cross_entropy_forward as launch_forward,
 };
 use crate::reference::binary_cross_entropy::Events;
-use crate::reference::{Elements, Operand, Sum};
+use crate::reference::{Elements, Sum};
 use crate::shape::{Layout, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
 use std::ops::Range;
@@ -207,19 +208,16 @@ impl<'a, T: Float> Checked<'a, T> {
 
     /// The call as the reference takes it; none if it is not on the host.
     fn on_host(&self) -> Option<Events<'_, T>> {
-        fn operand<'v, E: crate::dtype::Element>(view: &View<'v, E>, layout: &'v Layout) -> Option<Operand<'v, E>> {
-            Some(Operand { data: view.on_host()?, strides: layout.strides() })
-        }
         Some(Events {
-            logits: operand(&self.logits, self.logits.layout())?,
-            targets: operand(&self.targets, self.targets.layout())?,
+            logits: operand(&self.logits)?,
+            targets: operand(&self.targets)?,
             weight: match &self.weight {
                 None => None,
-                Some((view, layout)) => Some(operand(view, layout)?),
+                Some((view, layout)) => Some(repeated(view, layout)?),
             },
             pos_weight: match &self.pos_weight {
                 None => None,
-                Some((view, layout)) => Some(operand(view, layout)?),
+                Some((view, layout)) => Some(repeated(view, layout)?),
             },
         })
     }
@@ -248,11 +246,11 @@ impl<'a, T: Float> Checked<'a, T> {
             Reduction::None | Reduction::Sum => 1.0,
             Reduction::Mean => 1.0 / elements as f64,
         };
-        let (Some(events), Some(data)) = (self.on_host(), upstream.on_host()) else {
+        let (Some(events), Some(on_host)) = (self.on_host(), repeated(&upstream, layout)) else {
             return launch_backward(&self.call(), (upstream.address(), layout), scale as f32, dlogits);
         };
         let dlogits = dlogits.on_host(self.op, "dlogits")?.expect("dlogits are where the logits are");
-        events.backward(&self.elements(), Operand { data, strides: layout.strides() }, scale, dlogits);
+        events.backward(&self.elements(), on_host, scale, dlogits);
         Ok(())
     }
 }

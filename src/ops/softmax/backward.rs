@@ -1,7 +1,8 @@
 //! The backward operations of the softmax family.
 
 use super::super::check;
-use super::{SoftmaxOptions, check_logits, check_mask, host_logits, host_operand, inputs};
+use super::super::common::operand;
+use super::{SoftmaxOptions, check_logits, check_mask, host_logits, inputs};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
@@ -258,10 +259,10 @@ impl<'a, T: Float> Call<'a, T> {
         }
         let Results { y, dy, log, negate, rows, temperature } = &self.results;
         let rows = reference::Rows { shape: y.dims(), dim: rows.position };
-        let Some(y) = host_operand(y) else {
+        let Some(y) = operand(y) else {
             return kernels::softmax_backward(self.op, &self.results, dx);
         };
-        let dy = host_operand(dy).expect("dy is where y is");
+        let dy = operand(dy).expect("dy is where y is");
         let tau = f64::from(*temperature);
         let strides = dx.layout().strides().to_vec();
         let data = dx.on_host(self.op, "dx")?.expect("dx is where y is");

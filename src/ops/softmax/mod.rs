@@ -15,6 +15,7 @@ pub use forward::{
 };
 
 use super::check;
+use super::common::{operand, repeated};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
@@ -83,20 +84,15 @@ fn inputs<'a, T: Float>(logits: &Logits<'a, T>) -> Vec<(&'static str, Range<u64>
     [("x", logits.x.addresses())].into_iter().chain(mask).collect()
 }
 
-/// A view on the host as the reference takes it.
-fn host_operand<'a, T: crate::dtype::Element>(view: &'a View<'_, T>) -> Option<reference::Operand<'a, T>> {
-    Some(reference::Operand { data: view.on_host()?, strides: view.layout().strides() })
-}
-
 /// Checked logits on the host as the reference takes them.
 fn host_logits<'a, T: Float>(logits: &'a Logits<'_, T>) -> Option<cpu::Logits<'a, T>> {
     let visible = match &logits.mask {
         None => None,
         Some(mask) => {
-            let bits = reference::Operand { data: mask.bytes.on_host()?, strides: mask.layout.strides() };
+            let bits = repeated(&mask.bytes, &mask.layout)?;
             Some(reference::Visible { bits, polarity: mask.polarity })
         }
     };
     let tau = f64::from(logits.temperature);
-    Some(cpu::Logits { x: host_operand(&logits.x)?, visible, negate: logits.negate, tau })
+    Some(cpu::Logits { x: operand(&logits.x)?, visible, negate: logits.negate, tau })
 }

@@ -1,5 +1,7 @@
 //! What can go wrong. Every message is one sentence that names the operation, the operands and both values.
 
+mod code;
+
 /// A [`std::result::Result`] whose error is [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -263,6 +265,32 @@ pub enum Error {
         temperature: f32,
     },
 
+    /// An option outside of the values that it can have.
+    #[error("{op}: {option} is {value}, it must be {wanted}")]
+    Option {
+        /// The operation that refused.
+        op: &'static str,
+        /// Name of the option.
+        option: &'static str,
+        /// The value given.
+        value: f64,
+        /// What it must be, in words.
+        wanted: &'static str,
+    },
+
+    /// More of something asked for than there is or can be.
+    #[error("{op}: {option} is {value}, at most {max} is possible")]
+    TooMany {
+        /// The operation that refused.
+        op: &'static str,
+        /// Name of the option.
+        option: &'static str,
+        /// The value given.
+        value: u64,
+        /// The largest possible.
+        max: u64,
+    },
+
     /// Rows to be classified, but no classes.
     #[error("{op}: logits of shape {shape:?} have rows but no classes along dim {dim}")]
     NoClasses {
@@ -335,7 +363,7 @@ pub enum Error {
     NoGraphs,
 
     /// A call of the CUDA driver failed.
-    #[error("{call} failed: {} ({code})", driver_code_name(*code))]
+    #[error("{call} failed: {} ({code})", code::name(*code))]
     Driver {
         /// The function called.
         call: &'static str,
@@ -423,49 +451,5 @@ impl std::fmt::Display for DeviceName {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda { ordinal, stream } => write!(f, "cuda:{ordinal} (stream {stream})"),
         }
-    }
-}
-
-/// The name of a driver result, from our own table: asking the driver for it would be one more call that can fail.
-fn driver_code_name(code: u32) -> &'static str {
-    match code {
-        1 => "invalid value",
-        2 => "out of memory",
-        3 => "driver not initialized",
-        4 => "driver shutting down",
-        34 => "stub library",
-        46 => "device unavailable",
-        100 => "no device",
-        101 => "invalid device",
-        200 => "invalid image",
-        201 => "invalid context",
-        209 => "no kernel image for this GPU",
-        214 => "uncorrectable ECC error",
-        217 => "peer access unsupported",
-        218 => "invalid PTX",
-        222 => "PTX of a version this driver does not know",
-        400 => "invalid handle",
-        500 => "not found",
-        600 => "not ready",
-        700 => "illegal address",
-        701 => "launch out of resources",
-        702 => "launch timed out",
-        709 => "context destroyed",
-        710 => "device-side assert",
-        714 => "hardware stack error",
-        715 => "illegal instruction",
-        716 => "misaligned address",
-        717 => "invalid address space",
-        718 => "invalid program counter",
-        719 => "launch failed",
-        800 => "not permitted",
-        801 => "not supported",
-        802 => "system not ready",
-        803 => "driver and library versions do not match",
-        900 => "stream capture does not allow this",
-        901 => "stream capture invalidated",
-        906 => "dependency across streams that a capture does not allow",
-        999 => "unknown error",
-        _ => "CUDA error",
     }
 }

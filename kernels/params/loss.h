@@ -1,0 +1,142 @@
+// Parameter blocks of the losses.
+#ifndef SUMEXP_PARAMS_LOSS_H
+#define SUMEXP_PARAMS_LOSS_H
+
+#include "common.h"
+
+/// Types of class targets.
+enum {
+  TARGETS_I64 = 0,
+  TARGETS_I32 = 1,
+  TARGETS_U32 = 2,
+};
+
+/// Class targets, one per position.
+typedef struct {
+  /// The targets; `stride` is not read.
+  Operand operand;
+  /// Number of classes, at least 1.
+  uint64_t classes;
+  /// Positions with this target do not count. Read only if `has_ignore_index`.
+  int64_t ignore_index;
+  uint32_t has_ignore_index;
+  /// One of TARGETS_*.
+  uint32_t type;
+} Targets;
+
+/// What the gradient of a row needs beside its logits, as the forward kernel leaves it.
+typedef struct {
+  /// The largest logit.
+  float max;
+  /// The sum of exp((x - max) / tau) over all logits but one largest.
+  float others;
+} LossState;
+
+/// Cross-entropy of every position.
+typedef struct {
+  Positions positions;
+  Operand logits;
+  Targets targets;
+  /// f32, one per position.
+  float *losses;
+  /// f32, one per position: ln(sum(exp(x / tau))).
+  float *lse;
+  /// LossState, one per position.
+  void *states;
+  /// log2 of the elements that are loaded together, 0 to 3; the largest power of two that divides the number of classes.
+  uint32_t unit_log2;
+  /// Whether whole units of the logits are aligned and contiguous (0 or 1).
+  uint32_t logit_units;
+  Temperature temperature;
+} CrossEntropyForwardParams;
+
+/// Gradient of the logits from the saved states.
+typedef struct {
+  Positions positions;
+  Operand logits;
+  Targets targets;
+  /// LossState, one per position.
+  const void *states;
+  /// f32: gradient of the losses. Of one common loss, with strides of 0; of one loss per position.
+  Operand upstream;
+  /// f32, one number: what every upstream gradient is multiplied by (1 / count for a mean, else 1).
+  const float *weight;
+  /// Contiguous [outer, classes, inner] of the logits' type.
+  void *output;
+  /// Positions that follow each other in memory between two classes of the output; 1 if the class dim is the last.
+  uint64_t inner;
+  /// Pieces that a row is cut into, at least 1.
+  uint64_t pieces;
+  /// As in CrossEntropyForwardParams.
+  uint32_t unit_log2;
+  uint32_t logit_units;
+  /// Whether whole units of the output are aligned (0 or 1).
+  uint32_t output_units;
+  uint32_t reserved;
+  Temperature temperature;
+  /// 1 / tau as a product of two factors, so that a subnormal tau does not overflow.
+  float scale;
+  float scale_rest;
+} CrossEntropyBackwardParams;
+
+/// Classes that one thread of the column kernel walks through.
+#define SUMEXP_LOSS_COLUMN_PIECE 16
+
+/// Positions that one block of the collecting kernel adds up.
+#define SUMEXP_LOSS_CHUNK 4096
+
+/// Threads of a block of the kernels that add losses up.
+#define SUMEXP_LOSS_THREADS 256
+
+/// What one block of the collecting kernel found.
+typedef struct {
+  /// Sum of the losses, +inf or NaN included: every sum of so many f32 is within 2^-40 of the exact one.
+  double sum;
+  /// Targets that are not ignored.
+  uint64_t count;
+  /// The first position with a bad target, or 2^64 - 1.
+  uint64_t bad_position;
+  /// Its target.
+  int64_t bad_value;
+} LossPartial;
+
+/// First kernel of two: adds up chunks of positions.
+typedef struct {
+  Positions positions;
+  Targets targets;
+  /// f32, one per position.
+  const float *losses;
+  /// LossPartial, one per chunk.
+  void *partials;
+} LossCollectParams;
+
+/// What becomes of the losses of a batch.
+enum {
+  REDUCTION_NONE = 0,
+  REDUCTION_SUM = 1,
+  REDUCTION_MEAN = 2,
+};
+
+/// Second kernel of two: adds up the chunks in order.
+typedef struct {
+  /// LossPartial, one per chunk.
+  const void *partials;
+  /// Number of chunks; 0 if there are no rows.
+  uint64_t chunks;
+  /// Number of classes, for the report.
+  uint64_t classes;
+  /// f32, one number: the sum of the losses, or their mean. Null for REDUCTION_NONE.
+  float *loss;
+  /// i64, one number: how many losses count. Null if nobody asks.
+  int64_t *count;
+  /// f32, one number: what backward multiplies by. For a mean 1 / count, or 0 if nothing counts; else 1. Null if nobody asks.
+  float *weight;
+  /// Where the first bad target is reported.
+  ErrorRecord *record;
+  /// Number of the operation for the report.
+  uint32_t op;
+  /// One of REDUCTION_*.
+  uint32_t reduction;
+} LossFinishParams;
+
+#endif
