@@ -7,6 +7,7 @@ mod accuracy;
 mod bits;
 mod counters;
 mod errors;
+mod known_bugs;
 mod rounds;
 mod run;
 mod values;
