@@ -5,6 +5,7 @@
 #define SUMEXP_PARAMS_H
 
 #include "params/common.h"
+#include "params/inference.h"
 #include "params/loss.h"
 #include "params/loss_binary.h"
 #include "params/sigmoid.h"

@@ -16,7 +16,7 @@ use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
     BinaryCrossEntropy, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities, Reduction,
-    SoftmaxOptions, Tensor, bf16, binary_cross_entropy_with_logits, cross_entropy, f16, log_softmax_backward,
+    SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, cross_entropy, f16, log_softmax_backward,
     logsumexp, softmax, softmax_backward,
 };
 
@@ -103,6 +103,16 @@ fn events<T: Float>() -> Case {
     })
 }
 
+/// What is read off logits without a gradient, on one shape.
+fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 1] {
+    let dim = Dim::front(dim);
+    let named = |op: &str| format!("{op} {} {dims:?}", T::DTYPE);
+    [Case::new(named("argmax"), move |device| {
+        let indices = argmax(&random::<T>(device, dims, 6), dim).expect("a legal call").to_vec();
+        indices.expect("no finding").into_iter().map(|index| index as u32).collect()
+    })]
+}
+
 /// Every kernel of an element type in which lanes of more than one warp work together.
 fn cases<T: Float>() -> Vec<Case> {
     let shapes: [(&[usize], usize); 11] = [
@@ -118,8 +128,10 @@ fn cases<T: Float>() -> Vec<Case> {
         (&[2, 20, 9], 1),
         (&[2, 300, 9], 1),
     ];
+    let rows: [(&[usize], usize); 4] = [(&[2, 4000], 1), (&[2, 40_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
-    family.chain([4000, 40_000].map(loss::<T>)).chain([events::<T>()]).collect()
+    let losses = [4000, 40_000].map(loss::<T>).into_iter().chain([events::<T>()]);
+    family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
 }
 
 /// A statement of a kernel: its symbol and the index of the instruction.

@@ -12,7 +12,7 @@ use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use sumexp::{Device, DeviceName, Float, Result, Tensor, ViewMut};
+use sumexp::{Device, DeviceName, Element, Float, Result, Tensor, ViewMut, bf16, f16};
 use tests::random::Random;
 
 /// Measurements per case.
@@ -161,6 +161,24 @@ impl<T: Float> Operands<T> {
     }
 }
 
+/// What a benchmark's result may hold.
+pub trait Number: Element {
+    /// The value, for a comparison.
+    fn number(self) -> f64;
+}
+
+macro_rules! numbers {
+    ($($type:ty: $number:expr),*) => {$(
+        impl Number for $type {
+            fn number(self) -> f64 {
+                $number(self)
+            }
+        }
+    )*};
+}
+
+numbers! { f32: f64::from, f16: f64::from, bf16: f64::from, i64: |index| index as f64 }
+
 /// One benchmark.
 pub struct Case<'a> {
     pub machine: &'a Machine,
@@ -175,7 +193,7 @@ impl Case<'_> {
     /// and once on the CPU and compares.
     ///
     /// Its traffic is every operand read once and the output written once.
-    pub fn measure<T: Float, O: Float>(
+    pub fn measure<T: Float, O: Number>(
         self,
         criterion: &mut Criterion<DeviceTime>,
         operands: &Operands<T>,
@@ -191,7 +209,7 @@ impl Case<'_> {
         done.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    fn check<T: Float, O: Float>(
+    fn check<T: Float, O: Number>(
         self,
         name: &str,
         operands: &Operands<T>,
@@ -207,7 +225,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    fn time<T: Float, O: Float>(
+    fn time<T: Float, O: Number>(
         self,
         criterion: &mut Criterion<DeviceTime>,
         operands: &Operands<T>,
@@ -296,14 +314,14 @@ pub fn normal<T: Float>(device: &Device, dims: &[usize], seed: u64) -> Tensor<T>
 
 /// Panics unless `got` is what the CPU device computed, up to a few units in the last place of the largest value of the row.
 #[track_caller]
-pub fn assert_close<T: Float>(case: &str, got: &[T], want: &[T]) {
+pub fn assert_close<T: Number>(case: &str, got: &[T], want: &[T]) {
     assert_eq!(got.len(), want.len(), "{case}: different lengths");
     let digits = match size_of::<T>() {
         4 => 1e-5,
         _ => 1e-2,
     };
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let (got, want) = (got.to_f64(), want.to_f64());
+        let (got, want) = (got.number(), want.number());
         let right = (got - want).abs() <= digits * (want.abs() + 1e-4);
         assert!(right, "{case}: element {i} is {got:e}, the CPU device has {want:e}");
     }

@@ -1,7 +1,7 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
-use crate::plan::{Piece, loss, softmax};
+use crate::plan::{Piece, inference, loss, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
 ///
@@ -56,6 +56,18 @@ pub enum KernelId {
         /// Of the arguments.
         dtype: DType,
     },
+    /// The index of the largest element of a row along the last dim.
+    Argmax {
+        /// Of the elements.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// The index of the largest element of a row along another dim.
+    ArgmaxColumns {
+        /// Of the elements.
+        dtype: DType,
+    },
     /// Adds up chunks of losses, counts targets, finds bad ones.
     LossCollect,
     /// Adds up the chunks.
@@ -100,6 +112,8 @@ impl KernelId {
             Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
+            Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
+            Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
         }
@@ -116,6 +130,7 @@ impl KernelId {
             },
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
             Self::Sigmoid { .. } => "sigmoid",
+            Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -140,7 +155,11 @@ impl KernelId {
             let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
-        softmaxes.chain(losses).chain(of_elements).chain([Self::LossCollect, Self::LossFinish])
+        let inferences = FLOATS.into_iter().flat_map(|dtype| {
+            let argmax = inference::ROWS.map(|piece| Self::Argmax { dtype, piece });
+            argmax.into_iter().chain([Self::ArgmaxColumns { dtype }])
+        });
+        softmaxes.chain(losses).chain(of_elements).chain(inferences).chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

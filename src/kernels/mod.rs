@@ -4,6 +4,7 @@
 //! defines once for both languages) with every field named, and calls the one launch function.
 
 mod id;
+pub(crate) mod inference;
 mod launch;
 pub(crate) mod loss;
 mod operand;

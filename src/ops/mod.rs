@@ -5,6 +5,7 @@
 
 mod check;
 mod common;
+pub mod inference;
 pub mod loss;
 pub mod sigmoid;
 pub mod softmax;

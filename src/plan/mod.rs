@@ -1,6 +1,7 @@
 //! Launch plans: pure functions from a shape and the capabilities of a GPU to how a kernel is launched.
 
 pub mod elementwise;
+pub mod inference;
 pub mod loss;
 mod piece;
 pub mod softmax;

@@ -7,6 +7,7 @@
 //! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] and [`cross_entropy`] wrap it for
 //! strided operands and run the rows in parallel. What concerns single elements ([`sigmoid`]) does the same with [`Elements`].
 
+pub mod argmax;
 pub mod binary_cross_entropy;
 pub mod cross_entropy;
 mod elements;

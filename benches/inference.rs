@@ -1,0 +1,30 @@
+//! What is read off logits without a gradient: GB/s over element types and numbers of classes.
+
+mod common;
+
+use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
+use criterion::Criterion;
+use sumexp::{Dim, Float, argmax_into, bf16, f16};
+
+/// Numbers of classes: experts, images, the vocabularies of GPT-2, Llama 3 and Gemma.
+const CLASSES: [usize; 5] = [64, 1000, 50257, 128256, 262144];
+
+fn main() {
+    let machine = Machine::open();
+    let mut criterion = criterion();
+    each_size::<f16>(&mut criterion, &machine);
+    each_size::<bf16>(&mut criterion, &machine);
+    each_size::<f32>(&mut criterion, &machine);
+    criterion.final_summary();
+}
+
+fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine) {
+    for classes in CLASSES {
+        // As many rows as fill the memory, and the few that a step of generation has.
+        for rows in [machine.rows::<T>(classes), 2] {
+            let case = |op| Case { machine, op, shape: format!("{rows} x {classes}") };
+            let logits = Operands::of(vec![normal::<T>(&machine.device, &[rows, classes], 1)]);
+            case("argmax").measure(criterion, &logits, &[rows], |o, y| argmax_into(&o.x[0], Dim::LAST, y));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+// Parameter blocks of what is read off logits without a gradient.
+#ifndef SUMEXP_PARAMS_INFERENCE_H
+#define SUMEXP_PARAMS_INFERENCE_H
+
+#include "common.h"
+
+/// The index of the largest element of every row.
+typedef struct {
+  Positions positions;
+  Operand input;
+  /// i64, one per position.
+  int64_t *indices;
+  /// Elements per row, at least 1.
+  uint64_t length;
+  /// Row kernels: log2 of the elements that are loaded together, 0 to 3; the largest power of two that divides `length`.
+  uint32_t unit_log2;
+  /// Row kernels: whether whole units of the input are aligned and contiguous (0 or 1).
+  uint32_t input_units;
+} ArgmaxParams;
+
+#endif

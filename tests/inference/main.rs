@@ -1,0 +1,6 @@
+//! What is read off logits without a gradient, on every device.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod argmax;
