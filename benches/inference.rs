@@ -4,7 +4,7 @@ mod common;
 
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
-use sumexp::{Dim, Float, argmax_into, bf16, f16};
+use sumexp::{ConfidenceInto, ConfidenceOptions, Dim, Float, Tensor, argmax_into, bf16, confidence_into, f16};
 
 /// Numbers of classes: experts, images, the vocabularies of GPT-2, Llama 3 and Gemma.
 const CLASSES: [usize; 5] = [64, 1000, 50257, 128256, 262144];
@@ -24,6 +24,17 @@ fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine)
         for rows in [machine.rows::<T>(classes), 2] {
             let case = |op| Case { machine, op, shape: format!("{rows} x {classes}") };
             let logits = Operands::of(vec![normal::<T>(&machine.device, &[rows, classes], 1)]);
+            // The margins and entropies go beside the output, and are not counted: 8 bytes per row.
+            let mut beside: Option<[Tensor<f32>; 2]> = None;
+            case("confidence").measure(criterion, &logits, &[rows], |o, confidence| {
+                let device = o.x[0].device();
+                let [margin, entropy] = match &mut beside {
+                    Some(beside) if beside[0].device() == device => beside,
+                    other => other.insert([Tensor::zeros(device, &[rows])?, Tensor::zeros(device, &[rows])?]),
+                };
+                let outputs = ConfidenceInto { confidence, margin: margin.view_mut(), entropy: entropy.view_mut() };
+                confidence_into(&o.x[0], Dim::LAST, &ConfidenceOptions::default(), outputs)
+            });
             case("argmax").measure(criterion, &logits, &[rows], |o, y| argmax_into(&o.x[0], Dim::LAST, y));
         }
     }

@@ -58,7 +58,9 @@ pub use device::{Device, Graph};
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
-pub use ops::inference::{argmax, argmax_into};
+pub use ops::inference::{
+    Confidence, ConfidenceInto, ConfidenceOptions, argmax, argmax_into, confidence, confidence_into,
+};
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets,
     binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,

@@ -15,9 +15,9 @@ use common::random::Random;
 use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
-    BinaryCrossEntropy, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities, Reduction,
-    SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, cross_entropy, f16, log_softmax_backward,
-    logsumexp, softmax, softmax_backward,
+    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities,
+    Reduction, SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy, f16,
+    log_softmax_backward, logsumexp, softmax, softmax_backward,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -104,13 +104,20 @@ fn events<T: Float>() -> Case {
 }
 
 /// What is read off logits without a gradient, on one shape.
-fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 1] {
+fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 2] {
     let dim = Dim::front(dim);
     let named = |op: &str| format!("{op} {} {dims:?}", T::DTYPE);
-    [Case::new(named("argmax"), move |device| {
-        let indices = argmax(&random::<T>(device, dims, 6), dim).expect("a legal call").to_vec();
-        indices.expect("no finding").into_iter().map(|index| index as u32).collect()
-    })]
+    [
+        Case::new(named("argmax"), move |device| {
+            let indices = argmax(&random::<T>(device, dims, 6), dim).expect("a legal call").to_vec();
+            indices.expect("no finding").into_iter().map(|index| index as u32).collect()
+        }),
+        Case::new(named("confidence"), move |device| {
+            let x = random::<T>(device, dims, 7);
+            let sure = confidence(&x, dim, &ConfidenceOptions::default()).expect("a legal call");
+            [sure.confidence, sure.margin, sure.entropy].into_iter().flat_map(|result| bits(result.to_vec())).collect()
+        }),
+    ]
 }
 
 /// Every kernel of an element type in which lanes of more than one warp work together.

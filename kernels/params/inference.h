@@ -18,4 +18,20 @@ typedef struct {
   uint32_t input_units;
 } ArgmaxParams;
 
+/// How sure the softmax of every row is.
+typedef struct {
+  Positions positions;
+  Operand input;
+  /// f32, one per position each: the largest probability, what it is ahead of the second, and the entropy in nats.
+  float *confidence;
+  float *margin;
+  float *entropy;
+  /// Elements per row, at least 1.
+  uint64_t length;
+  /// As in ArgmaxParams.
+  uint32_t unit_log2;
+  uint32_t input_units;
+  Temperature temperature;
+} ConfidenceParams;
+
 #endif

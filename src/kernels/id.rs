@@ -68,6 +68,18 @@ pub enum KernelId {
         /// Of the elements.
         dtype: DType,
     },
+    /// Confidence, margin and entropy of a row along the last dim.
+    Confidence {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// Confidence, margin and entropy of a row along another dim.
+    ConfidenceColumns {
+        /// Of the logits.
+        dtype: DType,
+    },
     /// Adds up chunks of losses, counts targets, finds bad ones.
     LossCollect,
     /// Adds up the chunks.
@@ -114,6 +126,8 @@ impl KernelId {
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
             Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
+            Self::Confidence { dtype, piece } => format!("confidence_{dtype}_{}", held(piece)),
+            Self::ConfidenceColumns { dtype } => format!("confidence_{dtype}_columns"),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
         }
@@ -131,6 +145,7 @@ impl KernelId {
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
+            Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -156,8 +171,10 @@ impl KernelId {
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
         let inferences = FLOATS.into_iter().flat_map(|dtype| {
-            let argmax = inference::ROWS.map(|piece| Self::Argmax { dtype, piece });
-            argmax.into_iter().chain([Self::ArgmaxColumns { dtype }])
+            let rows = inference::ROWS
+                .into_iter()
+                .flat_map(move |piece| [Self::Argmax { dtype, piece }, Self::Confidence { dtype, piece }]);
+            rows.chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
         });
         softmaxes.chain(losses).chain(of_elements).chain(inferences).chain([Self::LossCollect, Self::LossFinish])
     }

@@ -9,6 +9,7 @@
 
 pub mod argmax;
 pub mod binary_cross_entropy;
+pub mod confidence;
 pub mod cross_entropy;
 mod elements;
 pub mod row;

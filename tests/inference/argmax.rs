@@ -116,11 +116,8 @@ fn the_first_of_equals_anywhere() {
             let mut x = vec![f16::from_f32(-0.0); len];
             let first = if round == 0 { len - 1 } else { random.below(len) };
             let value = [1.0, f32::NAN, f32::INFINITY, 6e4][round % 4];
-            for at in first..len {
-                if at == first || random.one_in(5) {
-                    x[at] = f16::from_f32(value);
-                }
-            }
+            x[first] = f16::from_f32(value);
+            x[first..].iter_mut().filter(|_| random.one_in(5)).for_each(|x| *x = f16::from_f32(value));
             // NaNs of another sign and payload are NaNs.
             if value.is_nan() && first + 1 < len {
                 x[first + 1] = f16::from_bits(0xffff);

@@ -1,8 +1,10 @@
 //! The launches of what is read off logits without a gradient.
 
 mod argmax;
+mod confidence;
 
 pub(crate) use argmax::argmax;
+pub(crate) use confidence::{ConfidenceOutputs, confidence};
 
 use super::LaunchShape;
 use super::operand::{Walk, unit_log2};

@@ -1,8 +1,10 @@
 //! What is read off logits without a gradient: the winner and how sure it is.
 
 mod argmax;
+mod confidence;
 
 pub use argmax::{argmax, argmax_into};
+pub use confidence::{Confidence, ConfidenceInto, ConfidenceOptions, confidence, confidence_into};
 
 use super::common::operand;
 use crate::device::Device;

@@ -16,18 +16,4 @@ pub use cross_entropy::{
 pub use reduction::Reduction;
 pub use targets::Targets;
 
-use crate::dtype::Element;
-use crate::error::Result;
-use crate::tensor::ViewMut;
-
-/// Fills a contiguous output on the host.
-fn write<T: Element>(
-    op: &'static str,
-    name: &'static str,
-    output: &mut ViewMut<T>,
-    values: impl IntoIterator<Item = T>,
-) -> Result<()> {
-    let data = output.on_host(op, name)?.expect("outputs are where the logits are");
-    data.iter_mut().zip(values).for_each(|(place, value)| *place = value);
-    Ok(())
-}
+use super::common::write;
