@@ -1,0 +1,119 @@
+//! A program in C, compiled against the header as C99 and as C++, linked with the shared and with the static library, and run on
+//! the host and on the GPU that the tests use.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const SOURCES: [&str; 7] = ["inference", "layouts", "loss", "main", "refusals", "softmax", "threads"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What cargo built beside this test: a library, under its plain name or the newest with a hash.
+fn built(name: &str, extension: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let matching = fs::read_dir(test.parent().unwrap()).unwrap().flatten().filter(|entry| {
+        let path = entry.path();
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        path.extension() == Some(OsStr::new(extension))
+            && stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    });
+    let newest = matching.max_by_key(|entry| entry.metadata().unwrap().modified().unwrap());
+    newest.unwrap_or_else(|| panic!("cargo builds {name}.{extension} before this test")).path()
+}
+
+/// An empty folder of this test.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The output of a command that must succeed.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
+    text.into_owned()
+}
+
+/// Compiles and links the program, and runs it on both devices.
+fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
+    let folder = folder(name);
+    fs::copy(built("libsumexp_capi", "so"), folder.join("libsumexp.so")).unwrap();
+    let archive = folder.join("libsumexp.a");
+    fs::hard_link(built("libsumexp_capi", "a"), &archive).unwrap();
+    let program = folder.join("program");
+    let mut compile = Command::new(compiler);
+    compile.args(language).args(["-Wall", "-Wextra", "-Werror", "-O1", "-I"]).arg(root().join("include"));
+    compile.args(SOURCES.map(|source| root().join("tests/c").join(source).with_extension("c")));
+    compile.arg(root().join("tests/c/world.c")).args(["-x", "none", "-o"]).arg(&program).arg("-L").arg(&folder);
+    run(compile.args(link).args(["-lpthread", "-ldl", "-lm"]));
+    let needs_library = run(Command::new("readelf").arg("-d").arg(&program)).contains("[libsumexp.so]");
+    assert_eq!(needs_library, link.contains(&"-lsumexp"), "{name} is linked as asked");
+
+    let gpu = match env::var("SUMEXP_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("soft") => {
+            fs::copy(built("libsoftgpu", "so"), folder.join("libcuda.so")).unwrap();
+            true
+        }
+        Ok(_) => false,
+    };
+    // Under the folder's name for the software GPU; a real driver is found where it always is.
+    for kind in ["cpu", "gpu"] {
+        let mut command = Command::new(&program);
+        command.arg(kind).env("LD_LIBRARY_PATH", &folder);
+        if gpu {
+            // Work runs as late as streams allow, and what the checks find fails the call.
+            command.env("SOFTGPU_STREAMS", "late");
+        }
+        let said = run(&mut command);
+        assert_eq!(said, format!("{kind}: all is right\n"), "{name}");
+    }
+}
+
+#[test]
+fn c99_with_the_shared_library() {
+    program("c-shared", "cc", &["-std=c99", "-pedantic"], &["-lsumexp"]);
+}
+
+#[test]
+fn c99_with_the_static_library() {
+    program("c-static", "cc", &["-std=c99", "-pedantic"], &["-l:libsumexp.a"]);
+}
+
+#[test]
+fn cpp_with_the_shared_library() {
+    program("cpp-shared", "c++", &["-x", "c++"], &["-lsumexp"]);
+}
+
+#[test]
+fn cpp_with_the_static_library() {
+    program("cpp-static", "c++", &["-x", "c++"], &["-l:libsumexp.a"]);
+}
+
+/// The library adds nothing else to a program's names, can be found by its name, and stays when it is closed: its threads would
+/// be left without code.
+#[test]
+fn the_shared_library_exports_the_header_alone() {
+    let library = built("libsumexp_capi", "so");
+    let names = run(Command::new("nm").args(["-D", "--defined-only", "--format=posix"]).arg(&library));
+    let mut exported: Vec<&str> = names.lines().filter_map(|line| line.split(' ').next()).collect();
+    exported.sort_unstable();
+    let header = fs::read_to_string(root().join("include/sumexp.h")).unwrap();
+    let mut declared: Vec<&str> = header
+        .split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(')
+        .filter_map(|word| word.split_once("(").map(|(name, _)| name).filter(|name| name.starts_with("sumexp_")))
+        .collect();
+    declared.sort_unstable();
+    assert_eq!(exported, declared);
+    assert!(exported.len() > 20);
+    let dynamic = run(Command::new("readelf").arg("-d").arg(&library));
+    assert!(dynamic.contains("soname: [libsumexp.so]"), "{dynamic}");
+    assert!(dynamic.contains("NODELETE"), "{dynamic}");
+}
