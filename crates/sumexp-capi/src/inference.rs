@@ -5,7 +5,7 @@ use crate::header::*;
 use crate::status::{enter, unsupported};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
-use sumexp::argmax_into;
+use sumexp::{ConfidenceInto, ConfidenceOptions, argmax_into, confidence_into};
 
 /// The position of the largest element; see the header.
 ///
@@ -34,14 +34,29 @@ pub unsafe extern "C" fn sumexp_argmax(
 /// The tensors and the stream must be what the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sumexp_confidence(
-    _x: *const DLTensor,
-    _dim: i32,
-    _confidence: *const DLTensor,
-    _margin: *const DLTensor,
-    _entropy: *const DLTensor,
-    _stream: *mut c_void,
+    x: *const DLTensor,
+    dim: i32,
+    confidence: *const DLTensor,
+    margin: *const DLTensor,
+    entropy: *const DLTensor,
+    stream: *mut c_void,
 ) -> i32 {
-    unsupported("confidence")
+    // SAFETY: the caller promises what the header says of tensors and the stream, which is what each call here asks.
+    enter("confidence", |op| unsafe {
+        let x = Operand::new(op, "x", x)?;
+        let confidence = Operand::new(op, "confidence", confidence)?;
+        let (margin, entropy) = (Operand::new(op, "margin", margin)?, Operand::new(op, "entropy", entropy)?);
+        let device = device::of(&x, &[&confidence, &margin, &entropy], stream)?;
+        Operand::apart(&[&confidence, &margin, &entropy])?;
+        let outputs = ConfidenceInto {
+            confidence: confidence.view_mut(&device)?,
+            margin: margin.view_mut(&device)?,
+            entropy: entropy.view_mut(&device)?,
+        };
+        with_float!(x, T => {
+            Ok(confidence_into(x.view::<T>(&device)?, x.dim(dim)?, &ConfidenceOptions::default(), outputs)?)
+        })
+    })
 }
 
 /// Draws one class per row; see the header.

@@ -117,3 +117,18 @@ fn the_shared_library_exports_the_header_alone() {
     assert!(dynamic.contains("soname: [libsumexp.so]"), "{dynamic}");
     assert!(dynamic.contains("NODELETE"), "{dynamic}");
 }
+
+/// The example of the README compiles and prints what it should.
+#[test]
+fn the_example_of_the_readme_runs() {
+    let folder = folder("readme");
+    let readme = fs::read_to_string(root().join("../../README.md")).unwrap();
+    let example = readme.split_once("```c\n").unwrap().1.split_once("```").unwrap().0;
+    fs::write(folder.join("example.c"), example).unwrap();
+    fs::copy(built("libsumexp_capi", "so"), folder.join("libsumexp.so")).unwrap();
+    let mut compile = Command::new("cc");
+    compile.current_dir(&folder).args(["-Wall", "-Wextra", "-Werror", "example.c", "-I"]).arg(root().join("include"));
+    run(compile.args(["-L.", "-lsumexp"]));
+    let said = run(Command::new(folder.join("a.out")).env("LD_LIBRARY_PATH", &folder));
+    assert_eq!(said, "0.665241\n");
+}

@@ -30,8 +30,17 @@ static void attention(void) {
 }
 
 static void confidence(void) {
-  DLTensor *x = f32(NULL, 2, 2, 3), *out = f32(NULL, 1, 2);
-  REFUSED(SUMEXP_UNSUPPORTED, "confidence", sumexp_confidence(x, -1, out, out, out, stream));
+  static const float X[6] = {2, 1, -INFINITY, 0, 0, 0};
+  DLTensor *x = f32(X, 2, 2, 3), *best = f32(NULL, 1, 2), *margin = f32(NULL, 1, 2), *entropy = f32(NULL, 1, 2);
+  double p = 1 / (1 + exp(-1)), q = 1 - p;
+  double want_best[2] = {p, 1.0 / 3}, want_margin[2] = {p - q, 0}, want_entropy[2] = {-p * log(p) - q * log(q), log(3)};
+  OK(sumexp_confidence(x, -1, best, margin, entropy, stream));
+  NEAR(best, want_best);
+  NEAR(margin, want_margin);
+  NEAR(entropy, want_entropy);
+  REFUSED(SUMEXP_NULL, "margin is NULL", sumexp_confidence(x, -1, best, NULL, entropy, stream));
+  REFUSED(SUMEXP_OVERLAP, "margin overlaps entropy", sumexp_confidence(x, -1, best, margin, margin, stream));
+  REFUSED(SUMEXP_SHAPE, "shapes differ", sumexp_confidence(x, 0, best, margin, entropy, stream));
 }
 
 static void sample(void) {
