@@ -6,4 +6,5 @@ mod common;
 mod binary_cross_entropy;
 mod cross_entropy;
 mod errors;
+mod options;
 mod rounds;

@@ -24,7 +24,7 @@ unsafe fn loss(
 ) -> Result<Operand, Failure> {
     // SAFETY: the caller makes the same promise.
     let loss = unsafe { Operand::new(op, name, tensor) }?;
-    Ok(if reduction == Reduction::None { loss } else { loss.one_number() })
+    Ok(if matches!(reduction, Reduction::None) { loss } else { loss.one_number() })
 }
 
 /// # Safety
@@ -42,11 +42,12 @@ unsafe fn targets<'a>(targets: &Operand, device: &'a Device) -> Result<Targets<'
 }
 
 /// The options of a cross-entropy as sumexp takes them.
-fn cross_entropy_options(op: &str, options: &sumexp_cross_entropy_options) -> Result<CrossEntropy, Failure> {
+fn cross_entropy_options(op: &str, options: &sumexp_cross_entropy_options) -> Result<CrossEntropy<'static>, Failure> {
     Ok(CrossEntropy {
         ignore_index: (options.has_ignore_index != 0).then_some(options.ignore_index),
         temperature: options.temperature,
         reduction: reduction(op, options.reduction)?,
+        ..CrossEntropy::default()
     })
 }
 

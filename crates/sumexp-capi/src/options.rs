@@ -150,7 +150,7 @@ pub unsafe extern "C" fn sumexp_attention_options_init(options: *mut sumexp_atte
 }
 
 /// The reduction that the header gives a number.
-pub(crate) fn reduction(op: &str, reduction: i32) -> Result<Reduction, Failure> {
+pub(crate) fn reduction(op: &str, reduction: i32) -> Result<Reduction<'static>, Failure> {
     match reduction {
         0 => Ok(Reduction::None),
         1 => Ok(Reduction::Sum),

@@ -2,8 +2,8 @@
 
 use super::super::operand::{Walk, inverse_temperature, temperature, unit_log2};
 use super::super::params::{
-    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, SUMEXP_LOSS_COLUMN_PIECE, TARGETS_I32,
-    TARGETS_I64, TARGETS_U32, Targets,
+    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, LossTerms, SUMEXP_LOSS_COLUMN_PIECE,
+    SUMEXP_LOSS_STATE, TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
 };
 use super::super::{KernelId, launch};
 use super::{Reduce, Sums, finish, partial_sums, shape};
@@ -13,9 +13,13 @@ use crate::error::Result;
 use crate::plan::loss::{self as plan, Backward};
 use crate::shape::{Layout, Rows, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
+use std::ptr;
 
 // What the kernels were compiled with is what the plans count with.
 const _: () = assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
+
+/// Numbers per row that forward leaves for backward.
+pub(crate) const STATE: usize = SUMEXP_LOSS_STATE as usize;
 
 /// A class target for every row, of one of the integer types.
 #[derive(Clone, Copy)]
@@ -37,6 +41,9 @@ pub(crate) struct Call<'a, T> {
     pub(crate) targets: ClassTargets<'a>,
     /// The class dim of the logits.
     pub(crate) rows: Rows,
+    /// One number per class.
+    pub(crate) class_weights: Option<View<'a, f32>>,
+    pub(crate) z_loss: f32,
     pub(crate) temperature: f32,
 }
 
@@ -48,7 +55,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) lse: ViewMut<'a, f32>,
     /// One in all.
     pub(crate) count: ViewMut<'a, i64>,
-    /// Two per row and one in all.
+    /// [`STATE`] per row and one in all.
     pub(crate) saved: ViewMut<'a, f32>,
 }
 
@@ -84,6 +91,25 @@ impl<T: Float> Call<'_, T> {
         }
     }
 
+    /// The address of the class weights, or null, and the distance between two of them.
+    fn class_weights(&self) -> (*const f32, u64) {
+        match &self.class_weights {
+            None => (ptr::null(), 0),
+            Some(weights) => (weights.address() as *const f32, weights.layout().strides()[0]),
+        }
+    }
+
+    fn terms(&self) -> LossTerms {
+        let (class_weights, class_weight_stride) = self.class_weights();
+        LossTerms {
+            class_weights,
+            class_weight_stride,
+            z_loss: self.z_loss,
+            reserved: 0,
+            temperature: temperature(self.temperature),
+        }
+    }
+
     /// Whether units of the logits (operand 0 of `walk`) may be loaded whole.
     fn logit_units(&self, walk: &Walk, stride: u64, unit_log2: u32) -> u32 {
         let bytes = (T::DTYPE.size() as u64) << unit_log2;
@@ -109,9 +135,9 @@ pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mu
         each_row(call, losses, lse, saved, partials)?;
     }
     let loss = if reduce == Reduce::None { 0 } else { loss };
-    let weight = saved + 2 * rows * size_of::<f32>() as u64;
+    let weight = saved + STATE as u64 * rows * size_of::<f32>() as u64;
     // SAFETY: `partials` holds one `LossPartial` per chunk of rows; `loss` (unless null), `count` and the last element of
-    // `saved` are one element each, as the caller checked.
+    // `saved` are one element each, as the caller checked, and the divisor is a borrowed view of one.
     unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: call.rows.len, loss, count, weight }) }
 }
 
@@ -126,26 +152,29 @@ fn each_row<T: Float>(call: &Call<T>, losses: u64, lse: u64, saved: u64, partial
         positions: walk.positions,
         logits: walk.operand(0, call.logits.address(), stride),
         targets: call.targets(&walk, 1),
+        terms: call.terms(),
         losses: losses as *mut f32,
         lse: lse as *mut f32,
-        states: saved as *mut _,
+        states: saved as *mut f32,
         unit_log2,
         logit_units: call.logit_units(&walk, stride, unit_log2),
-        temperature: temperature(call.temperature),
     };
     let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
     // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
-    // number of classes before it is used as an index, and the outputs were checked to hold one element per row (two of
-    // `saved`), which is what the kernel writes.
+    // number of classes before it is used as an index, and the class weights, if there are any, were checked to be as
+    // many; the outputs were checked to hold one element per row (`STATE` of `saved`), which is what the kernel writes.
     unsafe { launch(device, id, &shape(blocks, piece.threads()), &params) }?;
+    let (class_weights, class_weight_stride) = call.class_weights();
     let params = LossCollectParams {
         positions: walk.positions,
         targets: call.targets(&walk, 1),
         losses: losses as *const f32,
+        class_weights,
+        class_weight_stride,
         partials: partials as *mut _,
     };
     let blocks = plan::chunks(rows);
-    // SAFETY: targets and losses as above; `partials` holds one `LossPartial` per chunk of rows.
+    // SAFETY: targets, class weights and losses as above; `partials` holds one `LossPartial` per chunk of rows.
     unsafe { launch(device, KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }
 
@@ -179,9 +208,8 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         positions: walk.positions,
         logits: walk.operand(0, call.logits.address(), stride),
         targets: call.targets(&walk, 1),
-        states: saved.address() as *const _,
+        states: saved.address() as *const f32,
         upstream: walk.operand(2, upstream, 0),
-        weight: (saved.address() + 2 * rows * size_of::<f32>() as u64) as *const f32,
         output: output as *mut _,
         inner: call.rows.inner,
         pieces,
@@ -194,7 +222,7 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         scale,
         scale_rest,
     };
-    // SAFETY: logits and targets as in the forward launch; `saved` was checked to hold two elements per row and one more,
+    // SAFETY: logits and targets as in the forward launch; `saved` was checked to hold `STATE` elements per row and one more,
     // `upstream` has the layout that the parameters repeat, and `dlogits` was checked to be contiguous and of the shape of
     // the logits.
     unsafe { launch(call.device(), id, &shape, &params) }
