@@ -4,7 +4,10 @@ mod common;
 
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
-use sumexp::{ConfidenceInto, ConfidenceOptions, Dim, Float, Tensor, argmax_into, bf16, confidence_into, f16};
+use sumexp::{
+    ConfidenceInto, ConfidenceOptions, Dim, Float, Tensor, TopKInto, argmax_into, bf16, confidence_into, f16,
+    top_k_into,
+};
 
 /// Numbers of classes: experts, images, the vocabularies of GPT-2, Llama 3 and Gemma.
 const CLASSES: [usize; 5] = [64, 1000, 50257, 128256, 262144];
@@ -34,6 +37,17 @@ fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine)
                 };
                 let outputs = ConfidenceInto { confidence, margin: margin.view_mut(), entropy: entropy.view_mut() };
                 confidence_into(&o.x[0], Dim::LAST, &ConfidenceOptions::default(), outputs)
+            });
+            // The indices go beside the values, and are not counted.
+            const K: usize = 50;
+            let mut beside: Option<Tensor<i64>> = None;
+            case("top_k").measure(criterion, &logits, &[rows, K], |o, values| {
+                let device = o.x[0].device();
+                let indices = match &mut beside {
+                    Some(indices) if indices.device() == device => indices,
+                    other => other.insert(Tensor::zeros(device, &[rows, K])?),
+                };
+                top_k_into(&o.x[0], Dim::LAST, K, TopKInto { values, indices: indices.view_mut() })
             });
             case("argmax").measure(criterion, &logits, &[rows], |o, y| argmax_into(&o.x[0], Dim::LAST, y));
         }

@@ -17,7 +17,7 @@ use sumexp::kernels::images;
 use sumexp::{
     BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities,
     Reduction, SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy, f16,
-    log_softmax_backward, logsumexp, softmax, softmax_backward,
+    log_softmax_backward, logsumexp, softmax, softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -104,7 +104,9 @@ fn events<T: Float>() -> Case {
 }
 
 /// What is read off logits without a gradient, on one shape.
-fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 2] {
+fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 3] {
+    // So many of the longest rows that their candidates do not fit in shared memory.
+    let k = if dims[dim] < 10_000 { 20 } else { 1024 };
     let dim = Dim::front(dim);
     let named = |op: &str| format!("{op} {} {dims:?}", T::DTYPE);
     [
@@ -116,6 +118,10 @@ fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 2] {
             let x = random::<T>(device, dims, 7);
             let sure = confidence(&x, dim, &ConfidenceOptions::default()).expect("a legal call");
             [sure.confidence, sure.margin, sure.entropy].into_iter().flat_map(|result| bits(result.to_vec())).collect()
+        }),
+        Case::new(named("top_k"), move |device| {
+            let indices = top_k(&random::<T>(device, dims, 8), dim, k).expect("a legal call").indices.to_vec();
+            indices.expect("no finding").into_iter().map(|index| index as u32).collect()
         }),
     ]
 }

@@ -34,4 +34,28 @@ typedef struct {
   Temperature temperature;
 } ConfidenceParams;
 
+/// Most elements that are asked of a row.
+#define SUMEXP_TOP_K_MOST 1024
+
+/// The largest elements of every row, in order.
+typedef struct {
+  Positions positions;
+  Operand input;
+  /// Contiguous [outer, k, inner] of the input's type.
+  void *values;
+  /// i64, contiguous [outer, k, inner].
+  int64_t *indices;
+  /// Elements per row, at least `k` and less than 2^32.
+  uint64_t length;
+  /// Positions that follow each other in memory between two results of a row; 1 if the dim is the last.
+  uint64_t inner;
+  /// Results per row, 1 to SUMEXP_TOP_K_MOST.
+  uint32_t k;
+  /// Bytes that hold any index of the row, 1 to 4.
+  uint32_t index_bytes;
+  /// As in ArgmaxParams.
+  uint32_t unit_log2;
+  uint32_t input_units;
+} TopKParams;
+
 #endif

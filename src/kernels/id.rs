@@ -80,6 +80,13 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// The largest elements of a row.
+    TopK {
+        /// Of the elements.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
     /// Adds up chunks of losses, counts targets, finds bad ones.
     LossCollect,
     /// Adds up the chunks.
@@ -128,6 +135,7 @@ impl KernelId {
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
             Self::Confidence { dtype, piece } => format!("confidence_{dtype}_{}", held(piece)),
             Self::ConfidenceColumns { dtype } => format!("confidence_{dtype}_columns"),
+            Self::TopK { dtype, piece } => format!("top_k_{dtype}_{}", held(piece)),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
         }
@@ -146,6 +154,7 @@ impl KernelId {
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
             Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
+            Self::TopK { .. } => "inference_top_k",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -174,7 +183,8 @@ impl KernelId {
             let rows = inference::ROWS
                 .into_iter()
                 .flat_map(move |piece| [Self::Argmax { dtype, piece }, Self::Confidence { dtype, piece }]);
-            rows.chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
+            let top_k = inference::TOP_K.map(|piece| Self::TopK { dtype, piece });
+            rows.chain(top_k).chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
         });
         softmaxes.chain(losses).chain(of_elements).chain(inferences).chain([Self::LossCollect, Self::LossFinish])
     }

@@ -17,6 +17,12 @@ pub const ROWS: [Piece; 4] = [
 /// form goes through longer columns in chunks.
 const COLUMNS: [(u64, u32, u32); 3] = [(16, 128, 1), (256, 32, 8), (u64::MAX, 32, 32)];
 
+/// Pieces of the top-k kernels, which give a block to every row, whatever its dim. The larger one takes longer rows piece by piece.
+pub const TOP_K: [Piece; 2] = [Piece { lanes: 128, vectors: 1 }, Piece { lanes: 1024, vectors: 4 }];
+
+/// Most elements that may be asked of a row: their ranks are sorted in shared memory.
+pub const TOP_K_MOST: u64 = 1024;
+
 /// How an operation that reduces rows is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
@@ -53,6 +59,12 @@ pub fn plan(rows: &Rows, dtype: DType) -> Plan {
     let fits = ROWS.iter().find(|piece| piece.capacity(dtype) >= rows.len);
     let piece = *fits.or(ROWS.last()).expect("a ladder has rungs");
     Plan::Rows { piece, blocks: count.div_ceil(piece.groups()).min(MAX_BLOCKS) }
+}
+
+/// The top-k kernel for `rows` of which at least one exists, and its number of blocks.
+pub fn top_k(rows: &Rows, dtype: DType) -> (Piece, u64) {
+    let fits = TOP_K.iter().find(|piece| piece.capacity(dtype) >= rows.len);
+    (*fits.or(TOP_K.last()).expect("a ladder has rungs"), rows.count().min(MAX_BLOCKS))
 }
 
 #[cfg(test)]
@@ -109,5 +121,8 @@ mod tests {
         assert_eq!(plan(&rows(1 << 40, 10, 1), DType::F32), Plan::Rows { piece: ROWS[0], blocks: MAX_BLOCKS });
         let columns = Plan::Columns { width: 32, height: 8, blocks: 4, slots: 320 };
         assert_eq!(plan(&rows(2, 100, 64), DType::F32), columns);
+        assert_eq!(top_k(&rows(17, 512, 1), DType::F32), (TOP_K[0], 17));
+        assert_eq!(top_k(&rows(1 << 40, 513, 2), DType::F32), (TOP_K[1], MAX_BLOCKS));
+        assert_eq!(top_k(&rows(3, 1024, 1), DType::F16), (TOP_K[0], 3));
     }
 }

@@ -17,6 +17,7 @@ mod rows;
 pub mod sigmoid;
 pub mod softmax;
 mod sum;
+pub mod top_k;
 
 pub use elements::Elements;
 pub use rows::{Operand, Output, Rows, Visible};

@@ -5,3 +5,4 @@ mod common;
 
 mod argmax;
 mod confidence;
+mod top_k;

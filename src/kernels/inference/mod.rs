@@ -2,9 +2,11 @@
 
 mod argmax;
 mod confidence;
+mod top_k;
 
 pub(crate) use argmax::argmax;
 pub(crate) use confidence::{ConfidenceOutputs, confidence};
+pub(crate) use top_k::top_k;
 
 use super::LaunchShape;
 use super::operand::{Walk, unit_log2};

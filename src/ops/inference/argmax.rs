@@ -32,7 +32,7 @@ use crate::tensor::{Tensor, View, ViewMut};
 /// # Ok::<(), sumexp::Error>(())
 /// ```
 pub fn argmax<'a, T: Float>(x: impl Into<View<'a, T>>, dim: Dim) -> Result<Tensor<i64>> {
-    let checked = Checked::new(ARGMAX, x.into(), dim)?;
+    let checked = Checked::new(ARGMAX, x.into(), dim)?.not_empty()?;
     let mut indices = Tensor::unfilled(ARGMAX, checked.x.device(), checked.sizes)?;
     run(&checked, indices.view_mut())?;
     Ok(indices)
@@ -49,7 +49,7 @@ pub fn argmax_into<'a, 'i, T: Float>(
     dim: Dim,
     indices: impl Into<ViewMut<'i, i64>>,
 ) -> Result<()> {
-    let (checked, indices) = (Checked::new(ARGMAX, x.into(), dim)?, indices.into());
+    let (checked, indices) = (Checked::new(ARGMAX, x.into(), dim)?.not_empty()?, indices.into());
     checked.check_output("indices", &indices, ("x without its dim", &checked.sizes))?;
     run(&checked, indices)
 }

@@ -90,7 +90,7 @@ pub fn confidence<'a, T: Float>(
     dim: Dim,
     options: &ConfidenceOptions,
 ) -> Result<Confidence> {
-    let checked = Checked::new(CONFIDENCE, x.into(), dim)?;
+    let checked = Checked::new(CONFIDENCE, x.into(), dim)?.not_empty()?;
     check::temperature(CONFIDENCE, options.temperature)?;
     let number = || Tensor::unfilled(CONFIDENCE, checked.x.device(), checked.sizes);
     let mut results = Confidence { confidence: number()?, margin: number()?, entropy: number()? };
@@ -115,7 +115,7 @@ pub fn confidence_into<'a, T: Float>(
     options: &ConfidenceOptions,
     outputs: ConfidenceInto,
 ) -> Result<()> {
-    let checked = Checked::new(CONFIDENCE, x.into(), dim)?;
+    let checked = Checked::new(CONFIDENCE, x.into(), dim)?.not_empty()?;
     check::temperature(CONFIDENCE, options.temperature)?;
     let like = ("x without its dim", &checked.sizes);
     checked.check_output("confidence", &outputs.confidence, like)?;

@@ -2,9 +2,11 @@
 
 mod argmax;
 mod confidence;
+mod top_k;
 
 pub use argmax::{argmax, argmax_into};
 pub use confidence::{Confidence, ConfidenceInto, ConfidenceOptions, confidence, confidence_into};
+pub use top_k::{TopK, TopKInto, top_k, top_k_into};
 
 use super::common::operand;
 use crate::device::Device;
@@ -15,7 +17,7 @@ use crate::reference;
 use crate::shape::{Dim, Rows, Shape};
 use crate::tensor::{View, ViewMut};
 
-/// Logits whose dim was checked: where there are rows, they have elements.
+/// Logits whose dim was checked.
 struct Checked<'a, T> {
     op: &'static str,
     x: View<'a, T>,
@@ -27,11 +29,15 @@ struct Checked<'a, T> {
 impl<'a, T: Float> Checked<'a, T> {
     fn new(op: &'static str, x: View<'a, T>, dim: Dim) -> Result<Self> {
         let rows = x.shape().rows(op, dim)?;
-        let sizes = x.shape().without(rows.position);
-        if rows.len == 0 && rows.count() > 0 {
-            return Err(Error::NoClasses { op, shape: x.dims().to_vec(), dim: rows.position });
+        Ok(Self { op, x, rows, sizes: x.shape().without(rows.position) })
+    }
+
+    /// For an operation that needs an element of every row.
+    fn not_empty(self) -> Result<Self> {
+        if self.rows.len == 0 && self.rows.count() > 0 {
+            return Err(Error::NoClasses { op: self.op, shape: self.x.dims().to_vec(), dim: self.rows.position });
         }
-        Ok(Self { op, x, rows, sizes })
+        Ok(self)
     }
 
     /// Refuses an output that cannot be filled with as many elements as `like` has.
