@@ -107,3 +107,53 @@ pub unsafe extern "C" fn sumexp_forget_stream(device: DLDevice, stream: *mut c_v
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr;
+
+    /// More streams than are kept, each with a record on the GPU, and each destroyed before the next one comes: nothing is ever
+    /// asked of a stream that is gone, and the notes do not grow.
+    #[test]
+    fn streams_may_be_destroyed_without_a_word() {
+        softgpu::install().unwrap();
+        let gpu = softgpu::ctl::connect().unwrap();
+        let owner = Device::cuda(0).unwrap();
+        let place = DLDevice { device_type: kDLCUDA, device_id: 0 };
+        let mut first = ptr::null_mut();
+        for number in 0..KEPT + 50 {
+            let side = owner.with_new_stream().unwrap();
+            let stream = side.raw_stream().unwrap().cast();
+            if number == 0 {
+                first = stream;
+            }
+            // SAFETY: the stream is alive.
+            assert_eq!(unsafe { sumexp_check(place, stream) }, SUMEXP_OK.0 as i32);
+            drop(side);
+        }
+        let findings = gpu.take_findings();
+        assert!(findings.is_empty(), "{}", findings[0]);
+        // Only the streams' own ends, by those who made them; each record is given up rather than freed on a stream that is gone.
+        assert_eq!(gpu.calls("cuMemFreeAsync"), 0);
+        let devices = Devices::lock();
+        assert_eq!(devices.kept.len(), KEPT);
+        assert!(!devices.kept.contains_key(&(0, first.addr())), "the one that was not used for longest is given up");
+    }
+
+    /// One device per stream, so that what is recorded by one call is found by the next; another one after it was forgotten.
+    #[test]
+    fn a_stream_has_one_device() {
+        softgpu::install().unwrap();
+        let side = Device::cuda(0).unwrap().with_new_stream().unwrap();
+        let stream: *mut c_void = side.raw_stream().unwrap().cast();
+        let place = DLDevice { device_type: kDLCUDA, device_id: 0 };
+        // SAFETY: the stream is alive.
+        let get = || unsafe { Devices::lock().get(0, stream) }.unwrap();
+        let device = get();
+        assert_eq!(device, get());
+        // SAFETY: as above.
+        assert_eq!(unsafe { sumexp_forget_stream(place, stream) }, SUMEXP_OK.0 as i32);
+        assert_ne!(device, get());
+    }
+}

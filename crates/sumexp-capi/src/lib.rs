@@ -9,7 +9,7 @@
 mod attention;
 mod device;
 #[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all, rustdoc::all)]
-pub mod header {
+mod header {
     //! `sumexp.h`, as Rust.
     include!(concat!(env!("OUT_DIR"), "/header.rs"));
 }
@@ -23,6 +23,7 @@ mod tensor;
 
 pub use attention::{sumexp_attention_backward, sumexp_attention_forward};
 pub use device::{sumexp_check, sumexp_forget_stream};
+pub use header::*;
 pub use inference::{sumexp_argmax, sumexp_confidence, sumexp_sample};
 pub use loss::{
     sumexp_bce_with_logits, sumexp_bce_with_logits_backward, sumexp_cross_entropy, sumexp_cross_entropy_backward,

@@ -9,9 +9,9 @@ macro_rules! same {
             $(let _: [unsafe extern "C" fn($($argument)*) -> $result; 2] = [crate::$name, header::$name];)*
         };
 
-        /// The names that the library exports.
+        /// The functions that are compared.
         #[cfg(test)]
-        const EXPORTED: &[&str] = &[$(stringify!($name)),*];
+        const COMPARED: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
@@ -40,4 +40,15 @@ same! {
     sumexp_softmax(_, _, _, _, _, _) -> _;
     sumexp_softmax_backward(_, _, _, _, _, _) -> _;
     sumexp_version() -> _;
+}
+
+/// No function of the header is left out above.
+#[test]
+fn every_declared_function_is_compared() {
+    let header = include_str!("../include/sumexp.h");
+    let words = header.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(');
+    let mut declared: Vec<&str> = words.filter_map(|word| word.split_once('(').map(|(name, _)| name)).collect();
+    declared.retain(|name| name.starts_with("sumexp_"));
+    declared.sort_unstable();
+    assert_eq!(declared, COMPARED);
 }

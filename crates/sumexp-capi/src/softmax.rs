@@ -23,7 +23,7 @@ unsafe fn options<'a>(
     let mask = match mask {
         None => Mask::None,
         // SAFETY: the caller makes the same promise.
-        Some(mask) => Mask::Visible(keep(&unsafe { mask.view::<u8>(device) }?)),
+        Some(mask) => Mask::Visible(keep(unsafe { mask.view::<u8>(device) }?)),
     };
     Ok(SoftmaxOptions { temperature, mask })
 }

@@ -121,3 +121,81 @@ fn text(payload: Box<dyn Any + Send>) -> String {
     std::mem::forget(payload);
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Every error of sumexp has a line in the table of codes, which the compiler cannot ask for: the list may grow.
+    #[test]
+    fn every_error_has_a_code() {
+        fn variants(text: &str) -> BTreeSet<&str> {
+            let list = text.split_once("pub enum Error {").expect("the list of errors").1;
+            let list = list.split_once("\n}").expect("its end").0;
+            let lines = list.lines().filter_map(|line| line.strip_prefix("    "));
+            let names = lines.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()));
+            names.map(|line| line.trim_end_matches([' ', '{', ','])).collect()
+        }
+        let errors = variants(include_str!("../../../src/error/mod.rs"));
+        assert!(errors.len() > 30 && errors.contains("Shapes") && errors.contains("PerThreadStream"), "{errors:?}");
+        let table = include_str!("status.rs").split_once("fn code(").unwrap().1.split_once("\n}").unwrap().0;
+        let mapped = |name: &str| {
+            let mut words = table.split(|c: char| !c.is_alphanumeric() && c != ':');
+            words.any(|word| word.strip_prefix("Error::") == Some(name))
+        };
+        let missing: Vec<&str> = errors.into_iter().filter(|name| !mapped(name)).collect();
+        assert!(missing.is_empty(), "no code for {missing:?}");
+        assert!(!mapped("Shape"));
+    }
+
+    #[test]
+    fn errors_of_each_kind_have_the_code_of_their_kind() {
+        let driver = |code| Error::Driver { call: "launch_kernel", code };
+        for (error, want) in [
+            (Error::Rank { op: "x", rank: 9, max: 8 }, SUMEXP_SHAPE),
+            (Error::NegativeStride { op: "x", dim: 0, stride: -1 }, SUMEXP_STRIDES),
+            (Error::Temperature { op: "x", temperature: 0.0 }, SUMEXP_OPTION),
+            (Error::TooMany { op: "x", option: "top_k", value: 9, max: 8 }, SUMEXP_OPTION),
+            (Error::Target { op: "x", row: 0, value: 9, classes: 8 }, SUMEXP_TARGET),
+            (Error::PerThreadStream, SUMEXP_DEVICE),
+            (Error::NoDriver { tried: "libcuda.so" }, SUMEXP_DRIVER),
+            (driver(700), SUMEXP_DRIVER),
+            (driver(2), SUMEXP_DRIVER),
+        ] {
+            let failure = Failure::from(error.clone());
+            assert_eq!((failure.code, failure.message), (want, error.to_string()));
+        }
+    }
+
+    fn last() -> String {
+        // SAFETY: never null, and valid until the next call on this thread.
+        unsafe { CStr::from_ptr(sumexp_last_error()) }.to_str().unwrap().to_string()
+    }
+
+    #[test]
+    fn panics_become_codes() {
+        assert_eq!(enter("op", |_| panic!("number {}", 7)), SUMEXP_INTERNAL.0 as i32);
+        assert_eq!(last(), "op: number 7");
+        assert_eq!(enter("op", |_| panic!("plain")), SUMEXP_INTERNAL.0 as i32);
+        assert_eq!(last(), "op: plain");
+
+        /// Not even a payload that panics when it is dropped gets through.
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("again");
+            }
+        }
+        assert_eq!(enter("op", |_| panic::panic_any(Bomb)), SUMEXP_INTERNAL.0 as i32);
+        assert_eq!(last(), "op: panicked");
+        assert_eq!(enter("op", |_| Ok(())), SUMEXP_OK.0 as i32);
+        assert_eq!(last(), "op: panicked");
+    }
+
+    #[test]
+    fn a_message_with_a_nul_is_whole() {
+        enter("op", |_| Err(Failure::new(SUMEXP_SHAPE, "before\0after")));
+        assert_eq!(last(), "before after");
+    }
+}

@@ -129,11 +129,12 @@ impl Operand {
         if start == 0 {
             return Err(refused(SUMEXP_NULL, format_args!("has shape {dims:?} and data that are NULL")));
         }
-        let address = start.checked_add(tensor.byte_offset).filter(|address| address.checked_add(bytes).is_some());
+        // No memory is larger than that, and none wraps around the end of the addresses.
+        let end = tensor.byte_offset.checked_add(bytes).filter(|&end| end <= MAX_BYTES);
+        let address = end.and_then(|end| start.checked_add(end)).map(|end| end - bytes);
         let address = address.ok_or_else(|| {
-            let why =
-                format_args!("starts at {start:#x} with byte_offset {}: no memory lies there", tensor.byte_offset);
-            refused(SUMEXP_SHAPE, why)
+            let offset = tensor.byte_offset;
+            refused(SUMEXP_SHAPE, format_args!("starts at {start:#x} with byte_offset {offset}: no memory lies there"))
         })?;
         if !address.is_multiple_of(dtype.size() as u64) {
             let size = dtype.size();

@@ -111,6 +111,33 @@ static void bad_target(void) {
   OK(sumexp_check(device, stream));
 }
 
+/* Calls in a graph of the caller, on a stream that the library does not know. */
+static void captured(void) {
+  static const int64_t BAD[ROWS] = {3, -100, 77};
+  if (device.device_type == kDLCPU) return;
+  DLTensor *logits = f32(X, 2, ROWS, CLASSES), *targets = i64(BAD, 1, ROWS), *loss = f32(NULL, 1, ROWS);
+  sumexp_cross_entropy_options options;
+  OK(sumexp_cross_entropy_options_init(&options));
+  options.reduction = 0;
+  OK(sumexp_forget_stream(device, stream));
+  begin_capture();
+  REFUSED(SUMEXP_CAPTURE, "the first operation that may meet bad data is refused",
+          sumexp_cross_entropy(logits, targets, &options, loss, NULL, stream));
+  end_capture();
+  OK(sumexp_check(device, stream));
+  begin_capture();
+  OK(sumexp_cross_entropy(logits, targets, &options, loss, NULL, stream));
+  end_capture();
+  OK(sumexp_check(device, stream));
+  for (int launch = 0; launch < 3; ++launch) {
+    float got[ROWS];
+    launch_captured();
+    REFUSED(SUMEXP_TARGET, "cross_entropy: target 77 in row 2", sumexp_check(device, stream));
+    fetch(loss, got);
+    HOLDS(fabs(got[0] - 0.4401897) < 1e-6 && got[1] == 0 && isnan(got[2]));
+  }
+}
+
 static void binary(void) {
   static const float LOGITS[4] = {0, 40, -INFINITY, 3}, EVENTS[4] = {0.5f, 1, 0, 0}, WEIGHT[2] = {2, 1}, RARE[1] = {3};
   static const float UPSTREAM[4] = {1, 1, 1, 2}, ONE[1] = {1};
@@ -155,6 +182,7 @@ static void distillation(void) {
 void loss_values(void) {
   cross_entropy();
   bad_target();
+  captured();
   binary();
   distillation();
 }

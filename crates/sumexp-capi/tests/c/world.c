@@ -26,7 +26,14 @@ static struct {
   Result (*free)(Address);
   Result (*upload)(Address, const void *, size_t);
   Result (*download)(void *, Address, size_t);
+  Result (*begin_capture)(void *, int);
+  Result (*end_capture)(void *, void **);
+  Result (*instantiate)(void **, void *, unsigned long long);
+  Result (*launch)(void *, void *);
+  Result (*graph_destroy)(void *);
+  Result (*exec_destroy)(void *);
 } cuda;
+static void *captured;
 
 /* A tensor with its dims and strides. */
 typedef struct Cell {
@@ -68,6 +75,12 @@ static void open_gpu(void) {
   find(library, &cuda.free, "cuMemFree_v2");
   find(library, &cuda.upload, "cuMemcpyHtoD_v2");
   find(library, &cuda.download, "cuMemcpyDtoH_v2");
+  find(library, &cuda.begin_capture, "cuStreamBeginCapture_v2");
+  find(library, &cuda.end_capture, "cuStreamEndCapture");
+  find(library, &cuda.instantiate, "cuGraphInstantiateWithFlags");
+  find(library, &cuda.launch, "cuGraphLaunch");
+  find(library, &cuda.graph_destroy, "cuGraphDestroy");
+  find(library, &cuda.exec_destroy, "cuGraphExecDestroy");
   must("cuInit", cuda.init(0) == 0);
   must("cuDeviceGet", cuda.device_get(&ordinal, 0) == 0);
   must("cuDevicePrimaryCtxRetain", cuda.retain(&context, ordinal) == 0);
@@ -82,8 +95,28 @@ void open_world(const char *kind) {
   if (device.device_type == kDLCUDA) open_gpu();
 }
 
+void begin_capture(void) { must("cuStreamBeginCapture", cuda.begin_capture(stream, 2) == 0); }
+
+static void drop_captured(void) {
+  if (captured != NULL) must("cuGraphExecDestroy", cuda.exec_destroy(captured) == 0);
+  captured = NULL;
+}
+
+void end_capture(void) {
+  void *graph = NULL;
+  drop_captured();
+  must("cuStreamEndCapture", cuda.end_capture(stream, &graph) == 0);
+  must("cuGraphInstantiate", cuda.instantiate(&captured, graph, 0) == 0);
+  must("cuGraphDestroy", cuda.graph_destroy(graph) == 0);
+}
+
+void launch_captured(void) { must("cuGraphLaunch", cuda.launch(captured, stream) == 0); }
+
 void close_world(void) {
-  if (device.device_type == kDLCUDA) must("the stream ends well", cuda.stream_synchronize(stream) == 0);
+  if (device.device_type == kDLCUDA) {
+    must("the stream ends well", cuda.stream_synchronize(stream) == 0);
+    drop_captured();
+  }
   while (cells != NULL) {
     Cell *cell = cells;
     cells = cell->next;

@@ -29,6 +29,12 @@ DLTensor *strided(const DLTensor *of, uint64_t byte_offset, int ndim, ...);
 /* Waits, and copies a contiguous tensor to the host. */
 void fetch(const DLTensor *from, void *to);
 
+/* On a GPU: what is enqueued between the two goes into a graph, which end_capture keeps. */
+void begin_capture(void);
+void end_capture(void);
+/* Enqueues the last graph. */
+void launch_captured(void);
+
 /* How many checks failed so far. */
 extern int failures;
 void expect_code(const char *file, int line, const char *call, int32_t want, int32_t got);
