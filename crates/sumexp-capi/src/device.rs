@@ -113,10 +113,14 @@ mod tests {
     use super::*;
     use std::ptr;
 
+    /// One test at a time: they fill the notes of the process.
+    static TURN: Mutex<()> = Mutex::new(());
+
     /// More streams than are kept, each with a record on the GPU, and each destroyed before the next one comes: nothing is ever
     /// asked of a stream that is gone, and the notes do not grow.
     #[test]
     fn streams_may_be_destroyed_without_a_word() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         softgpu::install().unwrap();
         let gpu = softgpu::ctl::connect().unwrap();
         let owner = Device::cuda(0).unwrap();
@@ -144,6 +148,7 @@ mod tests {
     /// One device per stream, so that what is recorded by one call is found by the next; another one after it was forgotten.
     #[test]
     fn a_stream_has_one_device() {
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         softgpu::install().unwrap();
         let side = Device::cuda(0).unwrap().with_new_stream().unwrap();
         let stream: *mut c_void = side.raw_stream().unwrap().cast();

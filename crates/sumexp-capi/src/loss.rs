@@ -41,14 +41,46 @@ unsafe fn targets<'a>(targets: &Operand, device: &'a Device) -> Result<Targets<'
     }
 }
 
-/// The options of a cross-entropy as sumexp takes them.
-fn cross_entropy_options(op: &str, options: &sumexp_cross_entropy_options) -> Result<CrossEntropy<'static>, Failure> {
-    Ok(CrossEntropy {
-        ignore_index: (options.has_ignore_index != 0).then_some(options.ignore_index),
-        temperature: options.temperature,
-        reduction: reduction(op, options.reduction)?,
-        ..CrossEntropy::default()
-    })
+/// The options of a cross-entropy as the caller wrote them, with the tensor that they point to.
+struct CrossEntropyOptions {
+    dim: i32,
+    raw: sumexp_cross_entropy_options,
+    reduction: Reduction<'static>,
+    class_weights: Option<Operand>,
+}
+
+impl CrossEntropyOptions {
+    /// # Safety
+    /// `options` must be what the header says.
+    unsafe fn read(op: &'static str, options: *const sumexp_cross_entropy_options) -> Result<Self, Failure> {
+        // SAFETY: the caller makes the same promise.
+        unsafe {
+            let raw = options::read(op, options)?;
+            if raw.label_smoothing != 0.0 {
+                return Err(Failure::new(
+                    SUMEXP_UNSUPPORTED,
+                    format_args!("{op}: label_smoothing is not in this version"),
+                ));
+            }
+            let class_weights = Operand::optional(op, "class_weights", raw.class_weights)?;
+            Ok(Self { dim: raw.dim, raw, reduction: reduction(op, raw.reduction)?, class_weights })
+        }
+    }
+
+    /// The options as sumexp takes them.
+    ///
+    /// # Safety
+    /// As [`Operand::view`] for the weights.
+    unsafe fn on<'a>(&self, device: &'a Device) -> Result<CrossEntropy<'a>, Failure> {
+        Ok(CrossEntropy {
+            ignore_index: (self.raw.has_ignore_index != 0).then_some(self.raw.ignore_index),
+            // SAFETY: the caller makes the same promise.
+            class_weights: unsafe { weight(&self.class_weights, device) }?,
+            z_loss: self.raw.z_loss,
+            temperature: self.raw.temperature,
+            reduction: self.reduction,
+        })
+    }
 }
 
 /// Cross-entropy; see the header.
@@ -66,18 +98,18 @@ pub unsafe extern "C" fn sumexp_cross_entropy(
 ) -> i32 {
     // SAFETY: the caller promises what the header says of tensors, options and the stream, which is what each call here asks.
     enter("cross_entropy", |op| unsafe {
-        let raw = options::read(op, options)?;
-        let options = cross_entropy_options(op, &raw)?;
+        let given = CrossEntropyOptions::read(op, options)?;
         let (logits, targets) = (Operand::new(op, "logits", logits)?, Operand::new(op, "targets", targets)?);
-        let loss = self::loss(op, "loss", loss, options.reduction)?;
+        let loss = self::loss(op, "loss", loss, given.reduction)?;
         let lse = Operand::optional(op, "lse", lse)?;
-        let rest: Vec<&Operand> = [&targets, &loss].into_iter().chain(&lse).collect();
+        let rest: Vec<&Operand> = [&targets, &loss].into_iter().chain(&lse).chain(&given.class_weights).collect();
         let device = device::of(&logits, &rest, stream)?;
-        let dim = logits.dim(raw.dim)?;
+        let options = given.on(&device)?;
+        let dim = logits.dim(given.dim)?;
         if let Some(lse) = &lse {
             Operand::apart(&[&loss, lse])?;
         }
-        targets.per_row_of(&logits, raw.dim)?;
+        targets.per_row_of(&logits, given.dim)?;
         let targets = self::targets(&targets, &device)?;
         with_float!(logits, T => {
             let loss = loss.view_mut::<f32>(&device)?;
@@ -113,18 +145,19 @@ pub unsafe extern "C" fn sumexp_cross_entropy_backward(
 ) -> i32 {
     // SAFETY: the caller promises what the header says of tensors, options and the stream, which is what each call here asks.
     enter("cross_entropy_backward", |op| unsafe {
-        let raw = options::read(op, options)?;
-        let options = cross_entropy_options(op, &raw)?;
+        let given = CrossEntropyOptions::read(op, options)?;
         let (logits, targets) = (Operand::new(op, "logits", logits)?, Operand::new(op, "targets", targets)?);
         let lse = Operand::new(op, "lse", lse)?;
-        let dloss = self::loss(op, "dloss", dloss, options.reduction)?;
+        let dloss = self::loss(op, "dloss", dloss, given.reduction)?;
         let dlogits = Operand::new(op, "dlogits", dlogits)?;
-        let device = device::of(&logits, &[&targets, &lse, &dloss, &dlogits], stream)?;
-        let dim = logits.dim(raw.dim)?;
+        let rest: Vec<&Operand> = [&targets, &lse, &dloss, &dlogits].into_iter().chain(&given.class_weights).collect();
+        let device = device::of(&logits, &rest, stream)?;
+        let options = given.on(&device)?;
+        let dim = logits.dim(given.dim)?;
         lse.view::<f32>(&device)?;
-        lse.per_row_of(&logits, raw.dim)?;
+        lse.per_row_of(&logits, given.dim)?;
         Operand::apart(&[&dlogits, &lse])?;
-        targets.per_row_of(&logits, raw.dim)?;
+        targets.per_row_of(&logits, given.dim)?;
         let targets = self::targets(&targets, &device)?;
         with_float!(logits, T => {
             let (dloss, dlogits) = (dloss.view::<f32>(&device)?, dlogits.view_mut::<T>(&device)?);

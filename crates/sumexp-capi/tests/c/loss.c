@@ -88,6 +88,41 @@ static void cross_entropy(void) {
   NEAR(loss, &mean);
 }
 
+/* Class weights and z-loss, apart and together. */
+static void weighted(void) {
+  static const float WEIGHTS[CLASSES] = {0.5f, 1, 1, 2}, UPSTREAM[ROWS] = {1, 7, -2}, Z = 0.125f;
+  DLTensor *logits = f32(X, 2, ROWS, CLASSES), *targets = i64(TARGETS, 1, ROWS), *weights = f32(WEIGHTS, 1, CLASSES);
+  DLTensor *loss = f32(NULL, 1, ROWS), *lse = f32(NULL, 1, ROWS), *mean = f32(NULL, 0), *dlogits = f32(NULL, 2, ROWS, CLASSES);
+  double losses[ROWS], gradients[ROWS * CLASSES], sums[ROWS], want[ROWS], slopes[ROWS * CLASSES], total = 0;
+  for (int zed = 0; zed < 2; ++zed) {
+    sumexp_cross_entropy_options options;
+    OK(sumexp_cross_entropy_options_init(&options));
+    options.class_weights = weights;
+    options.z_loss = zed ? Z : 0;
+    reference(1, losses, gradients, sums);
+    total = 0;
+    for (int row = 0; row < ROWS; ++row) {
+      double weight = TARGETS[row] < 0 ? 0 : WEIGHTS[TARGETS[row]];
+      want[row] = weight * losses[row] + options.z_loss * sums[row] * sums[row];
+      total += want[row];
+      for (int i = 0; i < CLASSES; ++i) {
+        double p = exp(X[row * CLASSES + i] - sums[row]);
+        slopes[row * CLASSES + i] = weight * gradients[row * CLASSES + i] + 2 * options.z_loss * sums[row] * p;
+        slopes[row * CLASSES + i] *= UPSTREAM[row];
+      }
+    }
+    options.reduction = 0;
+    OK(sumexp_cross_entropy(logits, targets, &options, loss, lse, stream));
+    NEAR(loss, want);
+    OK(sumexp_cross_entropy_backward(logits, targets, lse, f32(UPSTREAM, 1, ROWS), &options, dlogits, stream));
+    NEAR(dlogits, slopes);
+    options.reduction = 2;
+    total /= WEIGHTS[TARGETS[0]] + WEIGHTS[TARGETS[2]];
+    OK(sumexp_cross_entropy(logits, targets, &options, mean, NULL, stream));
+    NEAR(mean, &total);
+  }
+}
+
 /* A target that is no class: an error of the call on the host, and of the next look on a GPU. */
 static void bad_target(void) {
   static const int64_t BAD[ROWS] = {3, 77, -5};
@@ -181,6 +216,7 @@ static void distillation(void) {
 
 void loss_values(void) {
   cross_entropy();
+  weighted();
   bad_target();
   captured();
   binary();

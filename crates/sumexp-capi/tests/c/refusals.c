@@ -120,6 +120,17 @@ static void losses(void) {
   REFUSED(SUMEXP_DIM, "dim 2 is out of range for logits", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
   options.dim = -1, options.temperature = NAN;
   REFUSED(SUMEXP_OPTION, "temperature is NaN", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  options.temperature = 1, options.z_loss = NAN;
+  REFUSED(SUMEXP_OPTION, "z_loss is NaN", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  options.z_loss = -1;
+  REFUSED(SUMEXP_OPTION, "z_loss is -1", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  options.z_loss = 0, options.class_weights = f32(X, 1, 2);
+  REFUSED(SUMEXP_SHAPE, "class_weights", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  options.class_weights = f16(NULL, 1, 3);
+  REFUSED(SUMEXP_DTYPE, "class_weights is f16, it must be f32", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  DLTensor *held = f32(X, 1, 3);
+  options.class_weights = held;
+  REFUSED(SUMEXP_OVERLAP, "overlaps", sumexp_cross_entropy(x, targets, &options, loss, strided(held, 0, 1, 2, 1), stream));
 
   REFUSED(SUMEXP_OPTION, "reduction is -1", sumexp_bce_with_logits(x, x, NULL, NULL, -1, loss, stream));
   REFUSED(SUMEXP_SHAPE, "shapes differ", sumexp_bce_with_logits(x, f32(X, 2, 3, 2), NULL, NULL, 1, one, stream));
