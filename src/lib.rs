@@ -46,7 +46,7 @@ mod dtype;
 mod error;
 pub mod interop;
 pub mod kernels;
-mod mask;
+pub mod mask;
 mod memory;
 mod ops;
 pub mod plan;
