@@ -15,9 +15,11 @@ fn main() {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=LIBCLANG_PATH");
-    // The name that programs look for at run time. `nodelete`: worker threads would be left without code by a dlclose.
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libsumexp.so");
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        // The name that programs look for at run time. `nodelete`: worker threads would be left without code by a dlclose.
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libsumexp.so");
+        println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    }
     if let Err(lines) = run() {
         for line in lines.iter().flat_map(|text| text.lines()) {
             println!("cargo::error={line}");

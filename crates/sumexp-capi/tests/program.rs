@@ -1,7 +1,7 @@
 //! A program in C, compiled against the header as C99 and as C++, linked with the shared and with the static library, and run on
 //! the host and on the GPU that the tests use.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
@@ -57,24 +57,27 @@ fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
     let needs_library = run(Command::new("readelf").arg("-d").arg(&program)).contains("[libsumexp.so]");
     assert_eq!(needs_library, link.contains(&"-lsumexp"), "{name} is linked as asked");
 
-    let gpu = match env::var("SUMEXP_TEST_DEVICE").as_deref() {
-        Err(_) | Ok("soft") => {
-            fs::copy(built("libsoftgpu", "so"), folder.join("libcuda.so")).unwrap();
-            true
-        }
-        Ok(_) => false,
-    };
-    // Under the folder's name for the software GPU; a real driver is found where it always is.
+    // The software GPU goes by the driver's name in the folder; a real driver is found where it always is.
+    let soft = matches!(env::var("SUMEXP_TEST_DEVICE").as_deref(), Err(_) | Ok("soft"));
+    if soft {
+        fs::copy(built("libsoftgpu", "so"), folder.join("libcuda.so")).unwrap();
+    }
     for kind in ["cpu", "gpu"] {
         let mut command = Command::new(&program);
-        command.arg(kind).env("LD_LIBRARY_PATH", &folder);
-        if gpu {
-            // Work runs as late as streams allow, and what the checks find fails the call.
+        command.arg(kind).env("LD_LIBRARY_PATH", library_path(&folder));
+        if soft {
+            // Work runs as late as streams allow: what a call forgets to wait for has not happened.
             command.env("SOFTGPU_STREAMS", "late");
         }
-        let said = run(&mut command);
-        assert_eq!(said, format!("{kind}: all is right\n"), "{name}");
+        // What the checks of the software GPU find is printed, and fails a call.
+        assert_eq!(run(&mut command), format!("{kind}: all is right\n"), "{name}");
     }
+}
+
+/// A folder, and those where libraries are looked for already.
+fn library_path(folder: &Path) -> OsString {
+    let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    env::join_paths([folder.to_path_buf()].into_iter().chain(env::split_paths(&others))).unwrap()
 }
 
 #[test]
@@ -129,6 +132,52 @@ fn the_example_of_the_readme_runs() {
     let mut compile = Command::new("cc");
     compile.current_dir(&folder).args(["-Wall", "-Wextra", "-Werror", "example.c", "-I"]).arg(root().join("include"));
     run(compile.args(["-L.", "-lsumexp"]));
-    let said = run(Command::new(folder.join("a.out")).env("LD_LIBRARY_PATH", &folder));
+    let said = run(Command::new(folder.join("a.out")).env("LD_LIBRARY_PATH", library_path(&folder)));
     assert_eq!(said, "0.665241\n");
+}
+
+/// With DLPack's own header in front, its structs are taken, in C and in C++.
+#[test]
+fn dlpacks_own_header_goes_first() {
+    let folder = folder("dlpack");
+    // As DLPack 1.0 declares them, with members that this interface does not name.
+    let dlpack = r#"
+        #ifndef DLPACK_DLPACK_H_
+        #define DLPACK_DLPACK_H_
+        #include <stddef.h>
+        #include <stdint.h>
+        #ifdef __cplusplus
+        typedef enum : int32_t {
+        #else
+        typedef enum {
+        #endif
+          kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3, kDLOpenCL = 4, kDLCUDAManaged = 13
+        } DLDeviceType;
+        typedef struct { DLDeviceType device_type; int32_t device_id; } DLDevice;
+        typedef enum { kDLInt = 0U, kDLUInt = 1U, kDLFloat = 2U, kDLBfloat = 4U, kDLComplex = 5U, kDLBool = 6U } DLDataTypeCode;
+        typedef struct { uint8_t code; uint8_t bits; uint16_t lanes; } DLDataType;
+        typedef struct {
+          void* data; DLDevice device; int32_t ndim; DLDataType dtype; int64_t* shape; int64_t* strides; uint64_t byte_offset;
+        } DLTensor;
+        typedef struct DLManagedTensor { DLTensor dl_tensor; void* manager_ctx; void (*deleter)(struct DLManagedTensor*); } DLManagedTensor;
+        #endif
+    "#;
+    fs::write(folder.join("dlpack.h"), dlpack).unwrap();
+    let program = |first: &str| {
+        format!(
+            "{first}\n#include \"sumexp.h\"\n\
+             typedef char tensor_size[sizeof(DLTensor) == 48 ? 1 : -1];\n\
+             int32_t call(const DLTensor *x);\n\
+             int32_t call(const DLTensor *x) {{ return sumexp_softmax(x, -1, 1, 0, x, 0); }}\n"
+        )
+    };
+    for (name, first) in [("alone", ""), ("behind", "#include \"dlpack.h\"")] {
+        for (compiler, extension) in [("cc", "c"), ("c++", "cpp")] {
+            let file = folder.join(name).with_extension(extension);
+            fs::write(&file, program(first)).unwrap();
+            let mut compile = Command::new(compiler);
+            compile.args(["-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I"]).arg(root().join("include"));
+            run(compile.arg("-I").arg(&folder).arg(&file));
+        }
+    }
 }
