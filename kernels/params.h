@@ -6,6 +6,7 @@
 
 #include "params/common.h"
 #include "params/inference.h"
+#include "params/inference_sample.h"
 #include "params/loss.h"
 #include "params/loss_binary.h"
 #include "params/sigmoid.h"

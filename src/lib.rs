@@ -59,8 +59,8 @@ pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use ops::inference::{
-    Confidence, ConfidenceInto, ConfidenceOptions, TopK, TopKInto, argmax, argmax_into, confidence, confidence_into,
-    top_k, top_k_into,
+    Confidence, ConfidenceInto, ConfidenceOptions, Random, SampleInto, SampleOptions, Samples, TopK, TopKInto, argmax,
+    argmax_into, confidence, confidence_into, sample, sample_into, top_k, top_k_into,
 };
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets,

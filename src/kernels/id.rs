@@ -1,7 +1,7 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
-use crate::plan::{Piece, inference, loss, softmax};
+use crate::plan::{Piece, inference, loss, sample, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
 ///
@@ -75,6 +75,13 @@ pub enum KernelId {
         /// How a row is held.
         piece: Piece,
     },
+    /// An index of a row, drawn at random.
+    Sample {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
     /// Confidence, margin and entropy of a row along another dim.
     ConfidenceColumns {
         /// Of the logits.
@@ -134,6 +141,7 @@ impl KernelId {
             Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
             Self::Confidence { dtype, piece } => format!("confidence_{dtype}_{}", held(piece)),
+            Self::Sample { dtype, piece } => format!("sample_{dtype}_{}", held(piece)),
             Self::ConfidenceColumns { dtype } => format!("confidence_{dtype}_columns"),
             Self::TopK { dtype, piece } => format!("top_k_{dtype}_{}", held(piece)),
             Self::LossCollect => "loss_collect".to_owned(),
@@ -153,6 +161,7 @@ impl KernelId {
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
+            Self::Sample { .. } => "inference_sample",
             Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
             Self::TopK { .. } => "inference_top_k",
             Self::CrossEntropyForward { .. }
@@ -186,7 +195,13 @@ impl KernelId {
             let top_k = inference::TOP_K.map(|piece| Self::TopK { dtype, piece });
             rows.chain(top_k).chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
         });
-        softmaxes.chain(losses).chain(of_elements).chain(inferences).chain([Self::LossCollect, Self::LossFinish])
+        let draws = FLOATS.into_iter().flat_map(|dtype| sample::SAMPLE.map(|piece| Self::Sample { dtype, piece }));
+        softmaxes
+            .chain(losses)
+            .chain(of_elements)
+            .chain(inferences)
+            .chain(draws)
+            .chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

@@ -4,6 +4,7 @@ pub mod elementwise;
 pub mod inference;
 pub mod loss;
 mod piece;
+pub mod sample;
 pub mod softmax;
 
 pub use piece::Piece;

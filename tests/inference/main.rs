@@ -5,4 +5,5 @@ mod common;
 
 mod argmax;
 mod confidence;
+mod sample;
 mod top_k;
