@@ -53,12 +53,13 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
              lane, p.unit_log2, p.logit_units != 0);
       // The sum's barrier comes only behind the last piece, so between two pieces the slots need one of their own.
       if (kManyPieces && begin > 0) __syncthreads();
-      const float largest_here = row_reduce<kLanes>(largest<T>(x.words), Larger(), for_max);
+      const float of_lane = largest<T>(x.words);
+      const float largest_here = row_reduce<kLanes>(of_lane, Larger(), for_max);
       if (largest_here > max) {
         sum = sum.relative_to(Scores<T>(p.terms.temperature, largest_here).weight(max));
         max = largest_here;
       }
-      sum = add(sum, sum_of_weights(x, Scores<T>(p.terms.temperature, max), length, false));
+      sum = add(sum, sum_of_weights(x, Scores<T>(p.terms.temperature, max), length, false, of_lane == max));
     }
     if (kLanes <= 32 || counts) sum = row_reduce<kLanes>(sum, Sum(), for_sum);
 
@@ -77,7 +78,7 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
 template <class T>
 DEVICE RowGradient<T> row_gradient(const CrossEntropyBackwardParams& p, const LossState& saved, uint64_t position) {
   const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
-  const float upstream = __ldg(static_cast<const float*>(p.upstream.data) + offset);
+  const float upstream = p.upstream.data == nullptr ? 1.0f : __ldg(static_cast<const float*>(p.upstream.data) + offset);
   const float weight = __ldg(p.states + SUMEXP_LOSS_STATE * p.positions.count);
   return RowGradient<T>(p.temperature, saved, upstream * weight * p.scale, p.scale_rest);
 }
@@ -167,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __g
     if (target.ignored) continue;
     ++counted;
     if (target.bad && bad_here == SUMEXP_LOSS_CHUNK) bad_here = i;
-    accumulate(sum, __ldg(p.losses + first + i));
+    if (p.losses != nullptr) accumulate(sum, __ldg(p.losses + first + i));
     if (p.class_weights != nullptr && !target.bad) {
       accumulate(weight, __ldg(p.class_weights + static_cast<uint64_t>(target.value) * p.class_weight_stride));
     }
@@ -214,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __gr
   const float divisor = p.reduction == REDUCTION_MEAN_OVER ? *p.divisor : static_cast<float>(weight);
   // A mean over nothing is 0, and so are its gradients.
   if (p.weight != nullptr) *p.weight = !mean ? 1.0f : divisor == 0.0f ? 0.0f : 1.0f / divisor;
-  if (p.reduction != REDUCTION_NONE) {
+  if (p.loss != nullptr) {
     const float total = static_cast<float>(sum);
     *p.loss = !mean ? total : divisor == 0.0f ? 0.0f : total / divisor;
   }

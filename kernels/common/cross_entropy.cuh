@@ -4,7 +4,7 @@
 //   dx[i] = g / tau * (w * (p[i] - (i == target)) + 2 * z * lse * p[i])
 #pragma once
 
-#include "common/index.cuh"
+#include "common/row.cuh"
 #include "common/state.cuh"
 #include "params/loss.h"
 
@@ -33,10 +33,11 @@ DEVICE Target load_target(const Targets& targets, const Positions& positions, ui
   return target;
 }
 
-template <class T>
+/// One element; `kReadOnly` as for RowPiece.
+template <class T, bool kReadOnly = true>
 DEVICE float load_element(const void* data, uint64_t offset) {
-  if constexpr (T::kBytes == 4) return __ldg(static_cast<const float*>(data) + offset);
-  return T::low(__ldg(static_cast<const unsigned short*>(data) + offset));
+  if constexpr (T::kBytes == 4) return load_word<kReadOnly>(static_cast<const float*>(data) + offset);
+  return T::low(load_word<kReadOnly>(static_cast<const unsigned short*>(data) + offset));
 }
 
 /// What the forward kernels leave of a row, see SUMEXP_LOSS_STATE.

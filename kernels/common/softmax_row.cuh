@@ -58,10 +58,10 @@ DEVICE void finish_row(RowPiece<T, kLanes, kVectors>& x, const SoftmaxForwardPar
 
 /// The lane's weights relative to `scores.max`, added up. With `keep`, which only f32 may ask for, the scaled weights replace the
 /// logits. `holds_max`: whether one of them may be the row's maximum; only then are weights of 1 told from the others.
-template <class T, int kLanes, int kVectors>
-DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors>& x, const Scores<T>& scores, uint32_t length, bool keep,
+template <class T, int kLanes, int kVectors, bool kReadOnly>
+DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors, kReadOnly>& x, const Scores<T>& scores, uint32_t length, bool keep,
                                 bool holds_max = true) {
-  using Piece = RowPiece<T, kLanes, kVectors>;
+  using Piece = RowPiece<T, kLanes, kVectors, kReadOnly>;
   constexpr float kScale = Scores<T>::kScale;
   int ties = 0;
   double below = 0.0;

@@ -70,7 +70,7 @@ typedef struct {
   /// f32, SUMEXP_LOSS_STATE planes of one per position, and one number: what every upstream gradient is multiplied by (1 / count
   /// for a mean, else 1).
   const float *states;
-  /// f32: gradient of the losses. Of one common loss, with strides of 0; of one loss per position.
+  /// f32: gradient of the losses. Of one common loss, with strides of 0; of one loss per position. `data` is null for 1.
   Operand upstream;
   /// Contiguous [outer, classes, inner] of the logits' type.
   void *output;
@@ -117,7 +117,7 @@ typedef struct {
 typedef struct {
   Positions positions;
   Targets targets;
-  /// f32, one per position.
+  /// f32, one per position. Null if only the targets are counted.
   const float *losses;
   /// f32: what a mean counts a loss as, one number per class. Null: 1.
   const float *class_weights;
@@ -145,7 +145,7 @@ typedef struct {
   uint64_t classes;
   /// f32, one number: what the sum is divided by. Null unless REDUCTION_MEAN_OVER.
   const float *divisor;
-  /// f32, one number: the sum of the losses, or their mean. Null for REDUCTION_NONE.
+  /// f32, one number: the sum of the losses, or their mean. Null for REDUCTION_NONE, or if nobody asks.
   float *loss;
   /// i64, one number: how many losses count. Null if nobody asks.
   int64_t *count;

@@ -41,6 +41,13 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// Loss, lse and saved state of every row, and the gradient of its logits.
+    CrossEntropyFused {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
     /// Losses of single elements, or their sums by chunks.
     BinaryCrossEntropyForward {
         /// Of the logits.
@@ -135,6 +142,7 @@ impl KernelId {
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
+            Self::CrossEntropyFused { dtype, piece } => format!("cross_entropy_fused_{dtype}_{}", held(piece)),
             Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
@@ -159,6 +167,7 @@ impl KernelId {
                 (SoftmaxForm::Rows(_), _) => "softmax_backward",
             },
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
+            Self::CrossEntropyFused { .. } => "loss_fused",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
             Self::Sample { .. } => "inference_sample",
@@ -177,7 +186,8 @@ impl KernelId {
         let losses = FLOATS.into_iter().flat_map(|dtype| {
             let forward = loss::FORWARD.map(|piece| Self::CrossEntropyForward { dtype, piece });
             let backward = loss::BACKWARD.map(|piece| Self::CrossEntropyBackward { dtype, piece });
-            forward.into_iter().chain(backward).chain([Self::CrossEntropyBackwardColumns { dtype }])
+            let fused = loss::FORWARD.map(|piece| Self::CrossEntropyFused { dtype, piece });
+            forward.into_iter().chain(backward).chain(fused).chain([Self::CrossEntropyBackwardColumns { dtype }])
         });
         let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
             let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });

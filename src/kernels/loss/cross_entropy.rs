@@ -1,6 +1,6 @@
 //! The launches of cross-entropy.
 
-use super::super::operand::{Walk, inverse_temperature, temperature, unit_log2};
+use super::super::operand::{Walk, absent, inverse_temperature, temperature, unit_log2};
 use super::super::params::{
     CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, LossTerms, SUMEXP_LOSS_COLUMN_PIECE,
     SUMEXP_LOSS_STATE, TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
@@ -60,12 +60,12 @@ pub(crate) struct Outputs<'a> {
 }
 
 impl<T: Float> Call<'_, T> {
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         self.logits.device()
     }
 
     /// Strides of the logits without the class dim, and the one along it.
-    fn logit_strides(&self) -> (Vec<u64>, u64) {
+    pub(super) fn logit_strides(&self) -> (Vec<u64>, u64) {
         let mut strides = self.logits.layout().strides().to_vec();
         let stride = strides.remove(self.rows.position);
         // The stride of a dim of length 1 is stored as 0, but any will do: let it not stand in the way of vector loads.
@@ -110,6 +110,29 @@ impl<T: Float> Call<'_, T> {
         }
     }
 
+    /// Logits, targets and the upstream gradient, if there is one, as operands 0 to 2.
+    pub(super) fn walk_with(&self, logit_strides: &[u64], upstream: Option<(u64, &Layout)>) -> Walk {
+        let mut operands = vec![logit_strides, self.targets.layout.strides()];
+        operands.extend(upstream.map(|(_, layout)| layout.strides()));
+        Walk::new(self.sizes().dims(), &operands)
+    }
+
+    /// The parameter block of the forward kernel; `stride` is that of the logits along a row.
+    pub(super) fn forward_params(&self, walk: &Walk, stride: u64, per_row: PerRow) -> CrossEntropyForwardParams {
+        let unit_log2 = unit_log2(self.rows.len, T::DTYPE.size());
+        CrossEntropyForwardParams {
+            positions: walk.positions,
+            logits: walk.operand(0, self.logits.address(), stride),
+            targets: self.targets(walk, 1),
+            terms: self.terms(),
+            losses: per_row.losses as *mut f32,
+            lse: per_row.lse as *mut f32,
+            states: per_row.saved as *mut f32,
+            unit_log2,
+            logit_units: self.logit_units(walk, stride, unit_log2),
+        }
+    }
+
     /// Whether units of the logits (operand 0 of `walk`) may be loaded whole.
     fn logit_units(&self, walk: &Walk, stride: u64, unit_log2: u32) -> u32 {
         let bytes = (T::DTYPE.size() as u64) << unit_log2;
@@ -117,8 +140,43 @@ impl<T: Float> Call<'_, T> {
     }
 }
 
+/// Where the numbers of the rows go, by address; what [`Outputs`] say of each.
+#[derive(Clone, Copy)]
+pub(super) struct PerRow {
+    pub(super) losses: u64,
+    pub(super) lse: u64,
+    pub(super) saved: u64,
+}
+
+impl PerRow {
+    /// The address of the one number behind the states: what every upstream gradient is multiplied by.
+    pub(super) fn weight(&self, rows: u64) -> u64 {
+        self.saved + STATE as u64 * rows * size_of::<f32>() as u64
+    }
+}
+
 /// Losses, lse, count and saved state. There may be no rows.
-pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mut outputs: Outputs) -> Result<()> {
+pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, outputs: Outputs) -> Result<()> {
+    reduced(call, reduce, outputs, |per_row| {
+        let (logit_strides, stride) = call.logit_strides();
+        let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
+        let (piece, blocks) = plan::forward(call.rows.len, call.rows.count(), T::DTYPE);
+        let params = call.forward_params(&walk, stride, per_row);
+        let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
+        // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
+        // number of classes before it is used as an index, and the class weights, if there are any, were checked to be as
+        // many; the outputs were checked to hold one element per row (`STATE` of `saved`), which is what the kernel writes.
+        unsafe { launch(call.device(), id, &shape(blocks, piece.threads()), &params) }
+    })
+}
+
+/// Has `each_row` fill in the numbers of the rows, of which there is at least one, and adds them up.
+pub(super) fn reduced<T: Float>(
+    call: &Call<T>,
+    reduce: Reduce,
+    mut outputs: Outputs,
+    each_row: impl FnOnce(PerRow) -> Result<()>,
+) -> Result<()> {
     let (op, device, rows) = (call.op, call.device(), call.rows.count());
     let saved = outputs.saved.address(op, "saved")?;
     let loss = outputs.loss.address(op, "loss")?;
@@ -128,69 +186,53 @@ pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mu
     let own = if reduce == Reduce::None { 0 } else { rows as usize };
     let mut own = Tensor::<f32>::unfilled(op, device, Shape::new(op, &[own])?)?;
     let losses = if reduce == Reduce::None { loss } else { own.view_mut().address(op, "losses")? };
+    let per_row = PerRow { losses, lse, saved };
     let chunks = plan::chunks(rows);
     let mut partials = partial_sums(op, device, chunks)?;
     let partials = partials.view_mut().address(op, "partial sums")?;
     if rows > 0 {
-        each_row(call, losses, lse, saved, partials)?;
+        each_row(per_row)?;
+        // SAFETY: there is a loss per row, and `partials` holds one `LossPartial` per chunk of rows.
+        unsafe { collect(call, losses, partials) }?;
     }
     let loss = if reduce == Reduce::None { 0 } else { loss };
-    let weight = saved + STATE as u64 * rows * size_of::<f32>() as u64;
+    let weight = per_row.weight(rows);
     // SAFETY: `partials` holds one `LossPartial` per chunk of rows; `loss` (unless null), `count` and the last element of
     // `saved` are one element each, as the caller checked, and the divisor is a borrowed view of one.
     unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: call.rows.len, loss, count, weight }) }
 }
 
-/// Loss, lse and state of every row, and their sums by chunks. Addresses are those of the outputs.
-fn each_row<T: Float>(call: &Call<T>, losses: u64, lse: u64, saved: u64, partials: u64) -> Result<()> {
-    let (device, rows) = (call.device(), call.rows.count());
-    let (logit_strides, stride) = call.logit_strides();
-    let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
-    let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
-    let (piece, blocks) = plan::forward(call.rows.len, rows, T::DTYPE);
-    let params = CrossEntropyForwardParams {
-        positions: walk.positions,
-        logits: walk.operand(0, call.logits.address(), stride),
-        targets: call.targets(&walk, 1),
-        terms: call.terms(),
-        losses: losses as *mut f32,
-        lse: lse as *mut f32,
-        states: saved as *mut f32,
-        unit_log2,
-        logit_units: call.logit_units(&walk, stride, unit_log2),
-    };
-    let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
-    // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
-    // number of classes before it is used as an index, and the class weights, if there are any, were checked to be as
-    // many; the outputs were checked to hold one element per row (`STATE` of `saved`), which is what the kernel writes.
-    unsafe { launch(device, id, &shape(blocks, piece.threads()), &params) }?;
+/// Adds up losses, or if their address is null only what the targets count as, by chunks of rows.
+///
+/// # Safety
+/// There must be one f32 per row at `losses`, unless it is null, and one `LossPartial` per chunk at `partials`.
+pub(super) unsafe fn collect<T: Float>(call: &Call<T>, losses: u64, partials: u64) -> Result<()> {
+    let walk = Walk::new(call.sizes().dims(), &[call.targets.layout.strides()]);
     let (class_weights, class_weight_stride) = call.class_weights();
     let params = LossCollectParams {
         positions: walk.positions,
-        targets: call.targets(&walk, 1),
+        targets: call.targets(&walk, 0),
         losses: losses as *const f32,
         class_weights,
         class_weight_stride,
         partials: partials as *mut _,
     };
-    let blocks = plan::chunks(rows);
-    // SAFETY: targets, class weights and losses as above; `partials` holds one `LossPartial` per chunk of rows.
-    unsafe { launch(device, KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
+    let blocks = plan::chunks(call.rows.count());
+    // SAFETY: targets and class weights as in the forward launch; the caller vouches for the rest.
+    unsafe { launch(call.device(), KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }
 
 /// Gradient of the logits. `saved` is what forward left for the same call; `upstream` has one element per row, if need be
-/// by strides of 0.
+/// by strides of 0, or is 1.
 pub(crate) fn cross_entropy_backward<T: Float>(
     call: &Call<T>,
     saved: View<f32>,
-    upstream: (u64, &Layout),
+    upstream: Option<(u64, &Layout)>,
     mut dlogits: ViewMut<T>,
 ) -> Result<()> {
     let (op, rows) = (call.op, call.rows.count());
     let (logit_strides, stride) = call.logit_strides();
-    let (upstream, upstream_layout) = upstream;
-    let operands = [&logit_strides, call.targets.layout.strides(), upstream_layout.strides()];
-    let walk = Walk::new(call.sizes().dims(), &operands);
+    let walk = call.walk_with(&logit_strides, upstream);
     let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
     let output = dlogits.address(op, "dlogits")?;
     let plan = plan::backward(call.rows.len, rows, call.rows.inner, T::DTYPE);
@@ -209,7 +251,7 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         logits: walk.operand(0, call.logits.address(), stride),
         targets: call.targets(&walk, 1),
         states: saved.address() as *const f32,
-        upstream: walk.operand(2, upstream, 0),
+        upstream: upstream.map_or_else(absent, |(address, _)| walk.operand(2, address, 0)),
         output: output as *mut _,
         inner: call.rows.inner,
         pieces,

@@ -11,7 +11,8 @@ pub use binary_cross_entropy::{
 };
 pub use cross_entropy::{
     CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, cross_entropy, cross_entropy_backward,
-    cross_entropy_backward_into, cross_entropy_into,
+    cross_entropy_backward_into, cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place,
+    cross_entropy_into, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
 };
 pub use reduction::Reduction;
 pub use targets::Targets;

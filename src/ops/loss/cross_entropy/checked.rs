@@ -21,9 +21,9 @@ use std::ops::Range;
 pub(super) struct Checked<'a, T> {
     pub(super) op: &'static str,
     pub(super) logits: View<'a, T>,
-    targets: Targets<'a>,
-    options: CrossEntropy<'a>,
-    rows: Rows,
+    pub(super) targets: Targets<'a>,
+    pub(super) options: CrossEntropy<'a>,
+    pub(super) rows: Rows,
     /// The shape of what there is one of per row.
     pub(super) sizes: Shape,
 }
@@ -69,7 +69,7 @@ impl<'a, T: Float> Checked<'a, T> {
         Shape::new(self.op, &[CrossEntropySaved::elements(self.rows.count() as usize)])
     }
 
-    fn call(&self) -> Call<'_, T> {
+    pub(super) fn call(&self) -> Call<'_, T> {
         let (address, layout, dtype) = (self.targets.address(), self.targets.layout(), self.targets.dtype());
         let targets = ClassTargets { address, layout, dtype, ignore_index: self.options.ignore_index };
         Call {
@@ -83,14 +83,15 @@ impl<'a, T: Float> Checked<'a, T> {
         }
     }
 
-    fn inputs(&self) -> Vec<(&'static str, Range<u64>)> {
+    pub(super) fn inputs(&self) -> Vec<(&'static str, Range<u64>)> {
         let mut inputs = vec![("logits", self.logits.addresses()), ("targets", self.targets.addresses())];
         inputs.extend(self.options.class_weights.map(|weights| ("class_weights", weights.addresses())));
         inputs.extend(self.options.reduction.input());
         inputs
     }
 
-    pub(super) fn forward(&self, mut outputs: CrossEntropyInto) -> Result<()> {
+    /// Refuses outputs that cannot be written.
+    pub(super) fn check_outputs(&self, outputs: &CrossEntropyInto) -> Result<()> {
         let (op, device, inputs) = (self.op, self.logits.device(), self.inputs());
         let devices = [
             ("loss", outputs.loss.device()),
@@ -108,7 +109,12 @@ impl<'a, T: Float> Checked<'a, T> {
             ("four numbers per row and one more", &self.saved_shape()?),
             &inputs,
         )?;
-        if device.is_cpu() {
+        Ok(())
+    }
+
+    pub(super) fn forward(&self, mut outputs: CrossEntropyInto) -> Result<()> {
+        self.check_outputs(&outputs)?;
+        if self.logits.device().is_cpu() {
             return self.on_host(|batch| self.forward_on_host(batch, &mut outputs));
         }
         let CrossEntropyInto { loss, lse, count, saved } = outputs;
@@ -136,7 +142,7 @@ impl<'a, T: Float> Checked<'a, T> {
         if device.is_cpu() {
             return self.on_host(|batch| self.backward_on_host(batch, upstream, &upstream_layout, &mut dlogits));
         }
-        launch_backward(&self.call(), saved, (upstream.address(), &upstream_layout), dlogits)
+        launch_backward(&self.call(), saved, Some((upstream.address(), &upstream_layout)), dlogits)
     }
 
     /// Gives `act` the call as the reference takes it; an error for the first bad target.

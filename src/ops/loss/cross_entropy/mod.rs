@@ -1,16 +1,23 @@
 //! Cross-entropy, from logits.
 
 mod checked;
+mod fused;
 mod options;
+mod outputs;
 
+pub use fused::{
+    cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_with_gradient,
+    cross_entropy_with_gradient_into,
+};
 pub use options::{CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved};
 
 use super::targets::Targets;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::shape::Dim;
-use crate::tensor::{Lse, Tensor, View, ViewMut};
+use crate::tensor::{Tensor, View, ViewMut};
 use checked::Checked;
+use outputs::Owned;
 
 /// Cross-entropy of logits and class targets along `dim`: `loss = w * (lse - x[target] / T) + z * lse^2`,
 /// `lse = ln(sum(exp(x / T)))`, `w` the class weight of the target and `z` the [`CrossEntropy::z_loss`].
@@ -86,19 +93,9 @@ pub fn cross_entropy<'a, 't, T: Float>(
     options: &CrossEntropy,
 ) -> Result<CrossEntropyOutput> {
     let checked = Checked::new("cross_entropy", logits.into(), dim, targets.into(), options)?;
-    let (op, device) = (checked.op, checked.logits.device());
-    let mut loss = Tensor::unfilled(op, device, checked.loss_shape()?)?;
-    let mut lse = Tensor::unfilled(op, device, checked.sizes)?;
-    let mut count = Tensor::unfilled(op, device, checked.one_number()?)?;
-    let mut saved = Tensor::unfilled(op, device, checked.saved_shape()?)?;
-    let outputs = CrossEntropyInto {
-        loss: loss.view_mut(),
-        lse: lse.view_mut(),
-        count: count.view_mut(),
-        saved: saved.view_mut(),
-    };
-    checked.forward(outputs)?;
-    Ok(CrossEntropyOutput { loss, lse: Lse::from_tensor(lse), count, saved: CrossEntropySaved(saved) })
+    let mut owned = Owned::new(&checked)?;
+    checked.forward(owned.views())?;
+    Ok(owned.finish())
 }
 
 /// [`cross_entropy`] into memory that the caller owns.

@@ -88,3 +88,15 @@ pub struct CrossEntropyInto<'a> {
     /// [`CrossEntropySaved::elements`] numbers, for [`cross_entropy_backward_into`](crate::cross_entropy_backward_into).
     pub saved: ViewMut<'a, f32>,
 }
+
+impl CrossEntropyInto<'_> {
+    /// The same places for a shorter time.
+    pub(super) fn reborrow(&mut self) -> CrossEntropyInto<'_> {
+        CrossEntropyInto {
+            loss: self.loss.reborrow(),
+            lse: self.lse.reborrow(),
+            count: self.count.reborrow(),
+            saved: self.saved.reborrow(),
+        }
+    }
+}
