@@ -16,8 +16,8 @@ use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
     BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities,
-    Reduction, SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy, f16,
-    log_softmax_backward, logsumexp, softmax, softmax_backward, top_k,
+    SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy,
+    cross_entropy_in_place, f16, log_softmax_backward, logsumexp, softmax, softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -80,16 +80,25 @@ fn family<T: Float>(dims: &'static [usize], dim: usize) -> [Case; 4] {
     ]
 }
 
-/// The mean loss over two rows, one of which has a target that is no class.
-fn loss<T: Float>(classes: usize) -> Case {
-    Case::new(format!("cross_entropy {} [2, {classes}]", T::DTYPE), move |device| {
+/// The weighted mean loss over two rows, one of which has a target that is no class; with `gradient`, which takes the place of the
+/// logits, by one kernel.
+fn loss<T: Float>((classes, gradient): (usize, bool)) -> Case {
+    let op = if gradient { "cross_entropy_in_place" } else { "cross_entropy" };
+    Case::new(format!("{op} {} [2, {classes}]", T::DTYPE), move |device| {
         let logits = random::<T>(device, &[2, classes], 4);
         let targets = Tensor::from_slice(device, &[2], &[classes as i64 - 1, -1]).expect("a small tensor");
-        let options = CrossEntropy { reduction: Reduction::Mean, ..CrossEntropy::default() };
-        let output = cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call");
+        let weights = random::<f32>(device, &[classes], 9);
+        let options = CrossEntropy { class_weights: Some(weights.view()), ..CrossEntropy::default() };
+        let (output, dlogits) = if gradient {
+            let both = cross_entropy_in_place(logits, Dim::LAST, &targets, None, &options).expect("a legal call");
+            (both.0, Some(both.1))
+        } else {
+            (cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call"), None)
+        };
         let report = device.check().expect_err("the bad target is reported");
         assert_eq!(device.check(), Ok(()), "once");
-        let mut bits = bits(output.lse.to_vec());
+        let mut bits = [bits(output.lse.to_vec()), bits(output.loss.to_vec())].concat();
+        bits.extend(dlogits.into_iter().flat_map(|dlogits| self::bits(dlogits.to_vec())));
         bits.extend(report.to_string().bytes().map(u32::from));
         bits
     })
@@ -143,7 +152,8 @@ fn cases<T: Float>() -> Vec<Case> {
     ];
     let rows: [(&[usize], usize); 4] = [(&[2, 4000], 1), (&[2, 40_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
-    let losses = [4000, 40_000].map(loss::<T>).into_iter().chain([events::<T>()]);
+    let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
+    let losses = losses.into_iter().chain([events::<T>()]);
     family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
 }
 
