@@ -29,7 +29,7 @@ check: setup     ## format, lints, documentation, house rules
 	$(CARGO) test --test house
 
 capi: setup      ## target/capi: libsumexp.so, libsumexp.a and sumexp.h, for programs in C and C++
-	$(CARGO) build --release -p sumexp-capi
+	CARGO_PROFILE_RELEASE_DEBUG=0 $(CARGO) build --release -p sumexp-capi
 	install -D target/release/libsumexp_capi.so target/capi/libsumexp.so
 	install -D -m 644 target/release/libsumexp_capi.a target/capi/libsumexp.a
 	install -D -m 644 crates/sumexp-capi/include/sumexp.h target/capi/sumexp.h

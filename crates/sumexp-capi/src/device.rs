@@ -13,8 +13,8 @@ use crate::status::{Failure, enter};
 use crate::tensor::{Operand, Place};
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::mem;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::{mem, ptr};
 use sumexp::Device;
 
 /// Streams that are remembered. PyTorch has 32 of each priority and GPU.
@@ -39,7 +39,7 @@ impl Devices {
     /// # Safety
     /// `stream` must be a live handle, and stay one while the device is used.
     unsafe fn get(&mut self, ordinal: usize, stream: *mut c_void) -> Result<Device, Failure> {
-        let key = (ordinal, stream.addr());
+        let key = (ordinal, named(stream).addr());
         self.uses += 1;
         if let Some((device, used)) = self.kept.get_mut(&key) {
             *used = self.uses;
@@ -47,7 +47,7 @@ impl Devices {
         }
         // SAFETY: the caller vouches for the stream while the device is used, and it is not used after that: what is kept is
         // not even dropped.
-        let device = unsafe { Device::from_stream(ordinal, stream.cast()) }?;
+        let device = unsafe { Device::from_stream(ordinal, named(stream).cast()) }?;
         if self.kept.len() >= KEPT
             && let Some(oldest) = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
         {
@@ -56,6 +56,12 @@ impl Devices {
         self.kept.insert(key, (device.clone(), self.uses));
         Ok(device)
     }
+}
+
+/// A stream under one name: NULL and `CU_STREAM_LEGACY` are the same.
+fn named(stream: *mut c_void) -> *mut c_void {
+    const LEGACY: usize = 1;
+    if stream.addr() == LEGACY { ptr::null_mut() } else { stream }
 }
 
 /// The device of the operands of a call.
@@ -100,7 +106,7 @@ pub unsafe extern "C" fn sumexp_check(device: DLDevice, stream: *mut c_void) -> 
 pub unsafe extern "C" fn sumexp_forget_stream(device: DLDevice, stream: *mut c_void) -> i32 {
     enter("sumexp_forget_stream", |op| {
         if let Place::Cuda(ordinal) = Place::new(op, "the device", device)? {
-            let kept = Devices::lock().kept.remove(&(ordinal, stream.addr()));
+            let kept = Devices::lock().kept.remove(&(ordinal, named(stream).addr()));
             // Its record is freed in the order of the stream, which the caller keeps alive.
             drop(kept);
         }
@@ -111,7 +117,6 @@ pub unsafe extern "C" fn sumexp_forget_stream(device: DLDevice, stream: *mut c_v
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ptr;
 
     /// One test at a time: they fill the notes of the process.
     static TURN: Mutex<()> = Mutex::new(());

@@ -1,7 +1,7 @@
 //! The C interface of sumexp. What it promises stands in `include/sumexp.h`, function by function; this crate holds it to that.
 //!
-//! Every function has the same walk: [`status::enter`] catches panics and keeps the message of a failure; [`tensor::Operand`]
-//! checks what a `DLTensor` says and becomes a view of it; [`device`] finds the device of the operands; the rest is one call of
+//! Every function has the same walk: `status::enter` catches panics and keeps the message of a failure; `tensor::Operand`
+//! checks what a `DLTensor` says and becomes a view of it; `device` finds the device of the operands; the rest is one call of
 //! sumexp's public interface, whose checks and errors apply.
 //!
 //! Structs, codes and the functions' types come from the header itself, which `build.rs` reads.

@@ -57,14 +57,16 @@ fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
     let needs_library = run(Command::new("readelf").arg("-d").arg(&program)).contains("[libsumexp.so]");
     assert_eq!(needs_library, link.contains(&"-lsumexp"), "{name} is linked as asked");
 
-    // The software GPU goes by the driver's name in the folder; a real driver is found where it always is.
+    // The software GPU goes by the driver's name in a folder; a real driver is found where it always is.
     let soft = matches!(env::var("SUMEXP_TEST_DEVICE").as_deref(), Err(_) | Ok("soft"));
+    let driver = folder.join("driver");
+    fs::create_dir(&driver).unwrap();
     if soft {
-        fs::copy(built("libsoftgpu", "so"), folder.join("libcuda.so")).unwrap();
+        fs::copy(built("libsoftgpu", "so"), driver.join("libcuda.so")).unwrap();
     }
-    for kind in ["cpu", "gpu"] {
+    for (kind, folders) in [("cpu", &[&folder][..]), ("gpu", &[&folder, &driver][..])] {
         let mut command = Command::new(&program);
-        command.arg(kind).env("LD_LIBRARY_PATH", library_path(&folder));
+        command.arg(kind).env("LD_LIBRARY_PATH", library_path(folders));
         if soft {
             // Work runs as late as streams allow: what a call forgets to wait for has not happened.
             command.env("SOFTGPU_STREAMS", "late");
@@ -74,10 +76,10 @@ fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
     }
 }
 
-/// A folder, and those where libraries are looked for already.
-fn library_path(folder: &Path) -> OsString {
+/// Folders, and those where libraries are looked for already.
+fn library_path(folders: &[&PathBuf]) -> OsString {
     let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    env::join_paths([folder.to_path_buf()].into_iter().chain(env::split_paths(&others))).unwrap()
+    env::join_paths(folders.iter().map(|folder| folder.to_path_buf()).chain(env::split_paths(&others))).unwrap()
 }
 
 #[test]
@@ -132,7 +134,7 @@ fn the_example_of_the_readme_runs() {
     let mut compile = Command::new("cc");
     compile.current_dir(&folder).args(["-Wall", "-Wextra", "-Werror", "example.c", "-I"]).arg(root().join("include"));
     run(compile.args(["-L.", "-lsumexp"]));
-    let said = run(Command::new(folder.join("a.out")).env("LD_LIBRARY_PATH", library_path(&folder)));
+    let said = run(Command::new(folder.join("a.out")).env("LD_LIBRARY_PATH", library_path(&[&folder])));
     assert_eq!(said, "0.665241\n");
 }
 

@@ -140,6 +140,9 @@ static void bad_target(void) {
   REFUSED(SUMEXP_TARGET, "cross_entropy: target 77 in row 1", sumexp_check(device, stream));
   fetch(loss, got);
   HOLDS(!isnan(got[0]) && isnan(got[1]) && isnan(got[2]));
+  /* The legacy default stream has two names. */
+  OK(sumexp_cross_entropy(logits, targets, &options, loss, NULL, NULL));
+  REFUSED(SUMEXP_TARGET, "cross_entropy: target 77 in row 1", sumexp_check(device, (void *)1));
   /* A record is given once, and the device goes on. */
   OK(sumexp_check(device, stream));
   OK(sumexp_cross_entropy(logits, i64(TARGETS, 1, ROWS), &options, loss, NULL, stream));
