@@ -217,16 +217,18 @@ int32_t sumexp_confidence(const DLTensor *x, int32_t dim, const DLTensor *confid
 typedef struct {
   uint32_t size;
   float temperature; /* divides the logits; finite and above 0, 1 */
-  int32_t top_k;     /* only the so many largest logits; 0 = all, 0 */
-  float top_p;       /* only the fewest that have this probability together; above 0 to 1, 1 */
-  float min_p;       /* only those with at least this part of the largest probability; 0 to 1, 0 */
+  int32_t top_k;     /* so many of the largest logits, and those that equal the last; 0 = all, 0 */
+  float top_p;       /* the fewest of these that have this part of their probability; above 0, at most 1, 1 */
+  float min_p;       /* those at least so many times as probable as the most probable one; 0 to 1, 0 */
   uint64_t seed;     /* the same seed and offset give the same draws, 0 */
-  uint64_t offset;   /* the number of the draw, 0 */
+  uint64_t offset;   /* the number of the draw, another one for each call with the same seed, 0 */
 } sumexp_sample_options;
 int32_t sumexp_sample_options_init(sumexp_sample_options *options);
 
-/* Draws one class per row along the last dim. `x`: f16, bf16 or f32. `ids`: i64, `valid`: u8 or bool, both of the shape of `x`
- * without its last dim. A row with a NaN or with nothing to draw from is not valid. Errors: as the softmax family; SUMEXP_OPTION. */
+/* Draws one class per row along the last dim, with the probabilities of what the filters leave of softmax(x / T). `x`: f16, bf16 or
+ * f32. `ids`: i64, `valid`: u8 or bool, both of the shape of `x` without its last dim. A row that holds a NaN or +inf, or nothing that
+ * is visible, is not valid (0), and its id is 0. A row's draw depends on its logits, its number in the batch, seed and offset.
+ * Errors: as the softmax family; SUMEXP_OPTION, also for top_k above the length of a row. */
 int32_t sumexp_sample(const DLTensor *x, const sumexp_sample_options *options, const DLTensor *ids, const DLTensor *valid, void *stream);
 
 /* Attention. Tensors may be NULL. */

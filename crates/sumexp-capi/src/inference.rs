@@ -2,10 +2,13 @@
 
 use crate::device;
 use crate::header::*;
-use crate::status::{enter, unsupported};
+use crate::options;
+use crate::status::{Failure, enter};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
-use sumexp::{ConfidenceInto, ConfidenceOptions, argmax_into, confidence_into};
+use sumexp::{
+    ConfidenceInto, ConfidenceOptions, Random, SampleInto, SampleOptions, argmax_into, confidence_into, sample_into,
+};
 
 /// The position of the largest element; see the header.
 ///
@@ -65,11 +68,31 @@ pub unsafe extern "C" fn sumexp_confidence(
 /// The tensors, the options and the stream must be what the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sumexp_sample(
-    _x: *const DLTensor,
-    _options: *const sumexp_sample_options,
-    _ids: *const DLTensor,
-    _valid: *const DLTensor,
-    _stream: *mut c_void,
+    x: *const DLTensor,
+    options: *const sumexp_sample_options,
+    ids: *const DLTensor,
+    valid: *const DLTensor,
+    stream: *mut c_void,
 ) -> i32 {
-    unsupported("sample")
+    // SAFETY: the caller promises what the header says of tensors, options and the stream, which is what each call here asks.
+    enter("sample", |op| unsafe {
+        let sumexp_sample_options { temperature, top_k, top_p, min_p, seed, offset, .. } = options::read(op, options)?;
+        let top_k = usize::try_from(top_k).map_err(|_| {
+            Failure::new(SUMEXP_OPTION, format_args!("{op}: top_k is {top_k}, it must be at least 0 (0 = all)"))
+        })?;
+        let options = SampleOptions { temperature, top_k: (top_k > 0).then_some(top_k), top_p, min_p };
+        let x = Operand::new(op, "x", x)?;
+        let (ids, valid) = (Operand::new(op, "ids", ids)?, Operand::new(op, "valid", valid)?);
+        let device = device::of(&x, &[&ids, &valid], stream)?;
+        Operand::apart(&[&ids, &valid])?;
+        let outputs = SampleInto {
+            ids: ids.view_mut(&device)?,
+            valid: valid.view_mut(&device)?,
+            log_probabilities: None,
+            kept_mass: None,
+        };
+        with_float!(x, T => {
+            Ok(sample_into(x.view::<T>(&device)?, x.dim(-1)?, &options, Random::Seed { seed, offset }, outputs)?)
+        })
+    })
 }
