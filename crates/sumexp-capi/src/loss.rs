@@ -8,8 +8,8 @@ use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
 use sumexp::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropySaved, DType, Device, Reduction, Targets, Tensor,
-    View, binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into, cross_entropy,
-    cross_entropy_backward_into, cross_entropy_into,
+    View, binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
+    cross_entropy_gradient_into, cross_entropy_into,
 };
 
 /// The operand of a loss: one that was reduced is `[]`, and may come as `[1]`.
@@ -162,8 +162,7 @@ pub unsafe extern "C" fn sumexp_cross_entropy_backward(
         with_float!(logits, T => {
             let (dloss, dlogits) = (dloss.view::<f32>(&device)?, dlogits.view_mut::<T>(&device)?);
             let logits = logits.view::<T>(&device)?;
-            let saved = cross_entropy(logits, dim, targets, &options)?.saved;
-            Ok(cross_entropy_backward_into(logits, dim, targets, saved.view(), dloss, &options, dlogits)?)
+            Ok(cross_entropy_gradient_into(logits, dim, targets, dloss, &options, dlogits)?)
         })
     })
 }
