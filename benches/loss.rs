@@ -82,13 +82,20 @@ fn cross_entropy_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &M
             other => other.insert(Beside::on(device, rows)?),
         };
         let (lse, count, saved) = (beside.lse.view_mut(), beside.count.view_mut(), beside.saved.view_mut());
-        cross_entropy_into(&o.x[0], Dim::LAST, &o.i64[0], &options, CrossEntropyInto { loss, lse, count, saved })
+        cross_entropy_into(
+            &o.x[0],
+            Dim::LAST,
+            &o.i64[0],
+            &options,
+            CrossEntropyInto { loss, lse, count, saved, statistics: None },
+        )
     });
 
     let mut saved = Beside::on(device, rows).expect("memory for the forward pass");
     let mut loss = Tensor::zeros(device, &[rows]).expect("memory for the losses");
     let (lse, count) = (saved.lse.view_mut(), saved.count.view_mut());
-    let outputs = CrossEntropyInto { loss: loss.view_mut(), lse, count, saved: saved.saved.view_mut() };
+    let outputs =
+        CrossEntropyInto { loss: loss.view_mut(), lse, count, saved: saved.saved.view_mut(), statistics: None };
     cross_entropy_into(&operands.x[0], Dim::LAST, &operands.i64[0], &options, outputs).expect("the forward pass");
     operands.f32 = vec![saved.saved, normal(device, &[rows], 4)];
     case("cross_entropy_backward").measure(criterion, &operands, &[rows, classes], |o, dlogits| {

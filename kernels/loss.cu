@@ -68,19 +68,11 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
     if (counts) {
       const uint64_t value = static_cast<uint64_t>(target.value);
       const float logit = load_element<T>(p.logits.data, offset + value * p.logits.stride);
-      row = RowLoss::of(p.terms, SoftmaxState::of(max, sum), logit, class_weight(p.terms, value));
+      const SoftmaxState state = SoftmaxState::of(max, sum);
+      row = RowLoss::of(p.terms, state, nll_of(p.terms, state, logit), class_weight(p.terms, value));
     }
     row.store(p, position);
   }
-}
-
-/// The gradient of the row at `position`, whose state is `saved`.
-template <class T>
-DEVICE RowGradient<T> row_gradient(const CrossEntropyBackwardParams& p, const LossState& saved, uint64_t position) {
-  const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
-  const float upstream = p.upstream.data == nullptr ? 1.0f : __ldg(static_cast<const float*>(p.upstream.data) + offset);
-  const float weight = __ldg(p.states + SUMEXP_LOSS_STATE * p.positions.count);
-  return RowGradient<T>(p.temperature, saved, upstream * weight * p.scale, p.scale_rest);
 }
 
 /// Classes along the last dim: a piece of a row per group of lanes. There is nothing to combine, so no lane waits for another.
@@ -117,38 +109,6 @@ DEVICE void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
     }
     x.store(static_cast<char*>(p.output) + (position * p.targets.classes + begin) * T::kBytes, length, lane, p.unit_log2,
             p.output_units != 0);
-  }
-}
-
-/// Classes along another dim: neighbouring threads take neighbouring positions, and each walks through a piece of its classes.
-template <class T>
-DEVICE void cross_entropy_backward_columns(const CrossEntropyBackwardParams& p) {
-  constexpr uint64_t kPiece = SUMEXP_LOSS_COLUMN_PIECE;
-  const uint64_t items = p.positions.count * p.pieces;
-  for (uint64_t item = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; item < items; item += uint64_t{gridDim.x} * blockDim.x) {
-    const uint64_t piece = item / p.positions.count;
-    const uint64_t position = item - piece * p.positions.count;
-    const uint64_t end = (piece + 1) * kPiece < p.targets.classes ? (piece + 1) * kPiece : p.targets.classes;
-    const Target target = load_target(p.targets, p.positions, position);
-    const LossState saved = LossState::load(p.states, p.positions.count, position);
-    const bool counts = target.counts() && saved.counts();
-    const RowGradient<T> gradient = row_gradient<T>(p, saved, position);
-    const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
-    const uint64_t outer = position / p.inner;
-    const uint64_t to = outer * p.targets.classes * p.inner + (position - outer * p.inner);
-    for (uint64_t i = piece * kPiece; i < end; ++i) {
-      float result = 0.0f;
-      if (counts) {
-        const float logit = load_element<T>(p.logits.data, offset + i * p.logits.stride);
-        result = gradient.at(logit, i == static_cast<uint64_t>(target.value));
-      }
-      const uint32_t word = T::pack(result, result);
-      if constexpr (T::kBytes == 4) {
-        static_cast<uint32_t*>(p.output)[to + i * p.inner] = word;
-      } else {
-        static_cast<uint16_t*>(p.output)[to + i * p.inner] = static_cast<uint16_t>(word);
-      }
-    }
   }
 }
 
@@ -239,12 +199,6 @@ constexpr int kBlocks = kLanes < 128 ? 6 : kLanes == 1024 ? 1 : 768 / kLanes;
     cross_entropy_backward<T, lanes, vectors>(p);                                           \
   }
 
-#define CROSS_ENTROPY_BACKWARD_COLUMNS(name, T, threads)                                    \
-  extern "C" __global__ void __launch_bounds__(threads)                                     \
-      cross_entropy_backward_##name##_columns(const __grid_constant__ CrossEntropyBackwardParams p) { \
-    cross_entropy_backward_columns<T>(p);                                                   \
-  }
-
 FOR_EACH_DTYPE(CROSS_ENTROPY_FORWARD, 8, 1)
 FOR_EACH_DTYPE(CROSS_ENTROPY_FORWARD, 32, 4)
 FOR_EACH_DTYPE(CROSS_ENTROPY_FORWARD, 256, 4)
@@ -252,4 +206,3 @@ FOR_EACH_DTYPE(CROSS_ENTROPY_FORWARD, 1024, 4)
 FOR_EACH_DTYPE(CROSS_ENTROPY_BACKWARD, 8, 1)
 FOR_EACH_DTYPE(CROSS_ENTROPY_BACKWARD, 32, 4)
 FOR_EACH_DTYPE(CROSS_ENTROPY_BACKWARD, 256, 4)
-FOR_EACH_DTYPE(CROSS_ENTROPY_BACKWARD_COLUMNS, 256)

@@ -99,7 +99,8 @@ DEVICE void cross_entropy_fused(const CrossEntropyFusedParams& params) {
 
     RowLoss row = RowLoss::of_none(target);
     if (counts) {
-      row = RowLoss::of(p.terms, SoftmaxState::of(max, sum), logit, class_weight(p.terms, static_cast<uint64_t>(target.value)));
+      const SoftmaxState state = SoftmaxState::of(max, sum);
+      row = RowLoss::of(p.terms, state, nll_of(p.terms, state, logit), class_weight(p.terms, static_cast<uint64_t>(target.value)));
     }
     if (lane == 0) row.store(p, position);
 

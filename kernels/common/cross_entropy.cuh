@@ -1,7 +1,11 @@
 // What the cross-entropy kernels make of one row: its target, its loss from the state of its softmax, the gradient of its logits.
 //
-//   loss = w * ((max - x[target]) / tau + ln(1 + others)) + z * lse^2           w the class weight of the target, z = z_loss
-//   dx[i] = g / tau * (w * (p[i] - (i == target)) + 2 * z * lse * p[i])
+//   loss = a * ((max - x[target]) / tau + ln(1 + others)) + z * lse^2           a the class weight of the target, z = z_loss
+//   dx[i] = g / tau * (a * (p[i] - (i == target)) + 2 * z * lse * p[i])
+//
+// Where every class has a share s[i] of the loss beside that (loss_dense.cu), and S = sum(s):
+//
+//   loss += sum(s[i] * (max - x[i]) / tau) + S * ln(1 + others)          dx[i] += g / tau * (S * p[i] - s[i])
 #pragma once
 
 #include "common/row.cuh"
@@ -17,6 +21,7 @@ struct Target {
 };
 
 DEVICE Target load_target(const Targets& targets, const Positions& positions, uint64_t position) {
+  if (targets.type == TARGETS_NONE) return {0, false, false};
   const uint64_t offset = position_offset(positions, targets.operand.strides, position);
   const char* data = static_cast<const char*>(targets.operand.data);
   Target target;
@@ -75,17 +80,18 @@ struct RowLoss {
     return {loss, loss, {0.0f, 0.0f, 0.0f, 0.0f}};
   }
 
-  /// `logit` is the target's and `weight` its class weight; with a weight of 0 the target costs nothing, whatever the row holds.
-  static DEVICE RowLoss of(const LossTerms& terms, const SoftmaxState& state, float logit, float weight) {
+  /// `nll` is the target's and `weight` what it is multiplied by, `shares` and `gaps` the two sums over all classes. What is
+  /// multiplied by 0 costs nothing, whatever the row holds.
+  static DEVICE RowLoss of(const LossTerms& terms, const SoftmaxState& state, float nll, float weight, float shares = 0.0f,
+                           float gaps = 0.0f) {
     RowLoss row;
     row.lse = Scores<F32>::lse(terms.temperature, state);
-    row.loss = weight == 0.0f
-                   ? 0.0f
-                   : -weight * Scores<F32>(terms.temperature, state.max).log_probability(logit, state.log_sum());
-    row.saved = {state.max, state.others.high, weight, 0.0f};
+    row.loss = weight == 0.0f ? 0.0f : weight * nll;
+    row.saved = {state.max, state.others.high, weight, shares};
+    if (shares != 0.0f || gaps != 0.0f) row.loss += __fmaf_rn(shares, state.log_sum(), gaps);
     if (terms.z_loss != 0.0f) {
       row.loss = __fmaf_rn(terms.z_loss * row.lse, row.lse, row.loss);
-      row.saved.spread = 2.0f * terms.z_loss * row.lse;
+      row.saved.spread = __fmaf_rn(2.0f * terms.z_loss, row.lse, shares);
     }
     return row;
   }
@@ -98,6 +104,11 @@ struct RowLoss {
     saved.store(p.states, p.positions.count, position);
   }
 };
+
+/// -ln(p) of a logit, to f32 accuracy for every element type.
+DEVICE float nll_of(const LossTerms& terms, const SoftmaxState& state, float logit) {
+  return -Scores<F32>(terms.temperature, state.max).log_probability(logit, state.log_sum());
+}
 
 /// The gradient of one row's logits.
 template <class T>
@@ -114,6 +125,17 @@ struct RowGradient {
         on_target(saved.on_target), spread(saved.spread), of_probability(factor * (saved.on_target + saved.spread)),
         factor(factor), rest(rest) {}
 
+  /// With shares: every class has one of its own.
+  DEVICE float at(float logit, bool is_target, float share) const {
+    if (inverse == 0.0f) return 0.0f;
+    const float p = scores.weight(logit) * inverse;
+    const float along_lse = p == 0.0f ? 0.0f : spread * p;
+    float slope = on_target * p;
+    if (is_target) slope = on_target * (logit == state.max ? -(state.others.high * inverse) : p - 1.0f);
+    slope = slope + (along_lse - share);
+    return slope == 0.0f ? 0.0f : slope * factor * rest;
+  }
+
   DEVICE float at(float logit, bool is_target) const {
     float slope = scores.weight(logit) * inverse, by = of_probability;
     // `inverse` is 0 for the row without anything visible, whose gradient is 0 everywhere.
@@ -126,6 +148,15 @@ struct RowGradient {
     return slope == 0.0f ? 0.0f : slope * by * rest;
   }
 };
+
+/// The gradient of the row at `position`, whose state is `saved`.
+template <class T>
+DEVICE RowGradient<T> row_gradient(const CrossEntropyBackwardParams& p, const LossState& saved, uint64_t position) {
+  const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
+  const float upstream = p.upstream.data == nullptr ? 1.0f : __ldg(static_cast<const float*>(p.upstream.data) + offset);
+  const float weight = __ldg(p.states + SUMEXP_LOSS_STATE * p.positions.count);
+  return RowGradient<T>(p.terms.temperature, saved, upstream * weight * p.scale, p.scale_rest);
+}
 
 /// Which of the lane's elements has this index in the piece (the inverse of RowPiece::index); -1 if none has.
 template <int kLanes, uint32_t kElements>

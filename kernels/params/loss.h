@@ -4,11 +4,12 @@
 
 #include "common.h"
 
-/// Types of class targets.
+/// Types of class targets. TARGETS_NONE: there are none, the targets are probabilities, and every position counts.
 enum {
   TARGETS_I64 = 0,
   TARGETS_I32 = 1,
   TARGETS_U32 = 2,
+  TARGETS_NONE = 3,
 };
 
 /// Class targets, one per position.
@@ -32,15 +33,49 @@ typedef struct {
   uint64_t class_weight_stride;
   /// What the square of lse is multiplied by and added to the loss; 0 or above, finite.
   float z_loss;
+  /// The part of a target that stays where it is, 0 to 1, and what every class gets of the rest: 1 / classes of it.
+  float on_target;
+  float on_each;
   uint32_t reserved;
   Temperature temperature;
 } LossTerms;
+
+/// Types of probability targets.
+enum {
+  PROBABILITIES_F32 = 0,
+  PROBABILITIES_F16 = 1,
+  PROBABILITIES_BF16 = 2,
+};
+
+/// Targets that are a probability per class.
+typedef struct {
+  /// Data null: targets are classes.
+  Operand operand;
+  /// One of PROBABILITIES_*, and whether that is the logits' type (0 or 1).
+  uint32_t type;
+  uint32_t as_logits;
+  /// Whether whole units are aligned and contiguous (0 or 1).
+  uint32_t units;
+  uint32_t reserved;
+} ProbabilityTargets;
+
+/// What is known of a position beside its loss, one number per position each. All null if nobody asks.
+typedef struct {
+  /// f32: -ln(p) of the target, and the entropy of p.
+  float *nll;
+  float *entropy;
+  /// i64: the first largest logit, and how many classes are ahead of the target; -1 for a position that is not read.
+  int64_t *argmax;
+  int64_t *rank;
+  /// Whether the rank is 0 (0 or 1).
+  uint8_t *correct;
+} TokenStatistics;
 
 /// Numbers per position that the forward kernels leave for the gradient, each in a plane of its own: the planes of all positions
 /// follow each other, and behind them lies the one number that LossFinishParams calls `weight`.
 ///
 /// max: the largest logit. others: the sum of exp((x - max) / tau) over all logits but one largest.
-/// on_target: what the logarithm of the target's probability is multiplied by in the loss.
+/// on_target: what the logarithm of the target's probability is multiplied by in the loss, without its part of `on_each`.
 /// spread: what the other terms of the loss add to the slope along lse.
 #define SUMEXP_LOSS_STATE 4
 
@@ -50,6 +85,9 @@ typedef struct {
   Operand logits;
   Targets targets;
   LossTerms terms;
+  /// Read by the dense kernels only, as `statistics` is.
+  ProbabilityTargets probabilities;
+  TokenStatistics statistics;
   /// f32, one per position.
   float *losses;
   /// f32, one per position: ln(sum(exp(x / tau))).
@@ -84,7 +122,9 @@ typedef struct {
   /// Whether whole units of the output are aligned (0 or 1).
   uint32_t output_units;
   uint32_t reserved;
-  Temperature temperature;
+  LossTerms terms;
+  /// Read by the dense kernels only.
+  ProbabilityTargets probabilities;
   /// 1 / tau as a product of two factors, so that a subnormal tau does not overflow.
   float scale;
   float scale_rest;

@@ -36,10 +36,28 @@ pub enum KernelId {
         /// How a row is held.
         piece: Piece,
     },
-    /// Gradient of the logits, classes along another dim.
-    CrossEntropyBackwardColumns {
+    /// As `CrossEntropyForward`, where every class has a share of the loss, or with statistics of every row.
+    CrossEntropyDenseForward {
         /// Of the logits.
         dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// As `CrossEntropyBackward`, where every class has a share of the loss.
+    CrossEntropyDenseBackward {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// Any of the four with few classes along another dim.
+    CrossEntropyColumns {
+        /// Of the logits.
+        dtype: DType,
+        /// Whether every class has a share of the loss.
+        dense: bool,
+        /// Whether it is the gradient.
+        backward: bool,
     },
     /// Loss, lse and saved state of every row, and the gradient of its logits.
     CrossEntropyFused {
@@ -141,8 +159,17 @@ impl KernelId {
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
-            Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
             Self::CrossEntropyFused { dtype, piece } => format!("cross_entropy_fused_{dtype}_{}", held(piece)),
+            Self::CrossEntropyDenseForward { dtype, piece } => {
+                format!("cross_entropy_dense_forward_{dtype}_{}", held(piece))
+            }
+            Self::CrossEntropyDenseBackward { dtype, piece } => {
+                format!("cross_entropy_dense_backward_{dtype}_{}", held(piece))
+            }
+            Self::CrossEntropyColumns { dtype, dense, backward } => {
+                let direction = if backward { "backward" } else { "forward" };
+                format!("cross_entropy{}_{direction}_{dtype}_columns", if dense { "_dense" } else { "" })
+            }
             Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
@@ -173,9 +200,10 @@ impl KernelId {
             Self::Sample { .. } => "inference_sample",
             Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
             Self::TopK { .. } => "inference_top_k",
+            Self::CrossEntropyDenseForward { .. } | Self::CrossEntropyDenseBackward { .. } => "loss_dense",
+            Self::CrossEntropyColumns { .. } => "loss_columns",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
-            | Self::CrossEntropyBackwardColumns { .. }
             | Self::LossCollect
             | Self::LossFinish => "loss",
         }
@@ -187,7 +215,12 @@ impl KernelId {
             let forward = loss::FORWARD.map(|piece| Self::CrossEntropyForward { dtype, piece });
             let backward = loss::BACKWARD.map(|piece| Self::CrossEntropyBackward { dtype, piece });
             let fused = loss::FORWARD.map(|piece| Self::CrossEntropyFused { dtype, piece });
-            forward.into_iter().chain(backward).chain(fused).chain([Self::CrossEntropyBackwardColumns { dtype }])
+            let dense = loss::DENSE.into_iter().flat_map(move |piece| {
+                [Self::CrossEntropyDenseForward { dtype, piece }, Self::CrossEntropyDenseBackward { dtype, piece }]
+            });
+            let columns = [(false, false), (false, true), (true, false), (true, true)]
+                .map(|(dense, backward)| Self::CrossEntropyColumns { dtype, dense, backward });
+            forward.into_iter().chain(backward).chain(fused).chain(dense).chain(columns)
         });
         let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
             let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });

@@ -16,7 +16,15 @@ pub const FORWARD: [Piece; 4] = [
 pub const BACKWARD: [Piece; 3] =
     [Piece { lanes: 8, vectors: 1 }, Piece { lanes: 32, vectors: 4 }, Piece { lanes: 256, vectors: 4 }];
 
-/// Classes that one thread of the column kernel walks through.
+/// Pieces of the kernels in which every class has a share of the loss, smallest first. The largest takes longer rows piece by piece.
+pub const DENSE: [Piece; 3] =
+    [Piece { lanes: 8, vectors: 1 }, Piece { lanes: 32, vectors: 4 }, Piece { lanes: 512, vectors: 2 }];
+
+/// Most classes along a dim other than the last whose forward pass takes the column kernel, with one thread per position. Longer
+/// rows would keep a thread for too long, and there are threads enough if each row has many.
+pub const COLUMN_CLASSES: u64 = 256;
+
+/// Classes that one thread of the column kernel's backward pass walks through.
 pub const COLUMN_PIECE: u64 = 16;
 
 /// Threads of a block of the column kernel.
@@ -30,6 +38,23 @@ pub const COLLECT_THREADS: u32 = 256;
 
 /// Elements that one thread of the binary cross-entropy kernels holds at a time.
 pub const BINARY_UNIT: u64 = 4;
+
+/// How the forward pass is cut into threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// A group of lanes per row.
+    Rows {
+        /// What a group of lanes holds.
+        piece: Piece,
+        /// Blocks.
+        blocks: u64,
+    },
+    /// The class dim is not the last, and short: a thread per position, neighbours at neighbouring positions.
+    Columns {
+        /// Blocks.
+        blocks: u64,
+    },
+}
 
 /// How the gradient is cut into threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +84,13 @@ fn smallest(pieces: &[Piece], classes: u64, dtype: DType) -> Piece {
     *fits.or(pieces.last()).expect("a ladder has rungs")
 }
 
-/// The forward kernel for `rows` rows, and its number of blocks.
-pub fn forward(classes: u64, rows: u64, dtype: DType) -> (Piece, u64) {
-    let piece = smallest(&FORWARD, classes, dtype);
-    (piece, rows.div_ceil(piece.groups()).min(MAX_BLOCKS))
+/// The forward kernel for `rows` rows, `inner` of which follow each other between two classes of contiguous logits.
+pub fn forward(classes: u64, rows: u64, inner: u64, dtype: DType, dense: bool) -> Forward {
+    if inner > 1 && classes <= COLUMN_CLASSES {
+        return Forward::Columns { blocks: rows.div_ceil(u64::from(COLUMN_THREADS)).min(MAX_BLOCKS) };
+    }
+    let piece = smallest(if dense { &DENSE } else { &FORWARD }, classes, dtype);
+    Forward::Rows { piece, blocks: rows.div_ceil(piece.groups()).min(MAX_BLOCKS) }
 }
 
 /// How loss and gradient are computed together, classes along the last dim.
@@ -83,7 +111,8 @@ const FUSED_STATIC: u64 = 1024;
 
 /// The kernel for loss and gradient of `rows` rows.
 pub fn fused(classes: u64, rows: u64, dtype: DType, caps: &Caps) -> Fused {
-    let (piece, blocks) = forward(classes, rows, dtype);
+    let piece = smallest(&FORWARD, classes, dtype);
+    let blocks = rows.div_ceil(piece.groups()).min(MAX_BLOCKS);
     let bytes = piece.capacity(dtype) * dtype.size() as u64;
     let room = u64::from(caps.max_shared_optin).saturating_sub(FUSED_STATIC) / bytes;
     let stashed = (classes.div_ceil(piece.capacity(dtype)) - 1).min(room);
@@ -91,13 +120,13 @@ pub fn fused(classes: u64, rows: u64, dtype: DType, caps: &Caps) -> Fused {
 }
 
 /// The backward kernel for `rows` rows, `inner` of which follow each other between two classes of the output.
-pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType) -> Backward {
+pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType, dense: bool) -> Backward {
     if inner > 1 {
         let pieces = classes.div_ceil(COLUMN_PIECE);
         let blocks = (rows * pieces).div_ceil(u64::from(COLUMN_THREADS)).min(MAX_BLOCKS);
         return Backward::Columns { pieces, blocks };
     }
-    let piece = smallest(&BACKWARD, classes, dtype);
+    let piece = smallest(if dense { &DENSE } else { &BACKWARD }, classes, dtype);
     let pieces = classes.div_ceil(piece.capacity(dtype));
     Backward::Rows { piece, pieces, blocks: (rows * pieces).div_ceil(piece.groups()).min(MAX_BLOCKS) }
 }
@@ -138,7 +167,8 @@ mod tests {
             (8193, DType::BF16, 1024),
             (262_144, DType::F32, 1024),
         ] {
-            assert_eq!(forward(classes, 5, dtype).0.lanes, lanes, "{classes} classes of {dtype}");
+            let Forward::Rows { piece, blocks } = forward(classes, 5, 1, dtype, false) else { panic!("columns") };
+            assert_eq!((piece.lanes, blocks), (lanes, 5u64.div_ceil(piece.groups())), "{classes} classes of {dtype}");
         }
     }
 
@@ -169,26 +199,36 @@ mod tests {
                 (stashed, u64::from(stashed) << 16),
                 "{classes} classes of {dtype}"
             );
-            assert_eq!((plan.piece, plan.blocks), forward(classes, 7, dtype));
+            let Fused { piece, blocks, .. } = plan;
+            assert_eq!(Forward::Rows { piece, blocks }, forward(classes, 7, 1, dtype, false));
         }
     }
 
     #[test]
     fn the_kernel_does_not_depend_on_the_number_of_rows() {
         for classes in [1, 100, 1000, 50_257, 262_144] {
-            let piece = forward(classes, 1, DType::BF16).0;
-            assert!([2, 1000, u64::from(u32::MAX)].iter().all(|&rows| forward(classes, rows, DType::BF16).0 == piece));
+            for (inner, dense) in [(1, false), (1, true), (7, false), (7, true)] {
+                let kernel = |rows| match forward(classes, rows, inner, DType::BF16, dense) {
+                    Forward::Rows { piece, .. } => Some(piece),
+                    Forward::Columns { .. } => None,
+                };
+                assert!([2, 1000, u64::from(u32::MAX)].iter().all(|&rows| kernel(rows) == kernel(1)));
+                assert_eq!(kernel(1).is_none(), inner > 1 && classes <= 100);
+            }
         }
     }
 
     #[test]
     fn blocks_cover_all_rows_and_stay_within_a_grid() {
-        assert_eq!(forward(10, 17, DType::F32), (FORWARD[0], 2));
-        assert_eq!(forward(50_257, 3, DType::F32), (FORWARD[3], 3));
-        assert_eq!(forward(10, u64::MAX / 64, DType::F32).1, MAX_BLOCKS);
-        let long = backward(50_257, 3, 1, DType::F32);
+        let rows = |piece, blocks| Forward::Rows { piece, blocks };
+        assert_eq!(forward(10, 17, 1, DType::F32, false), rows(FORWARD[0], 2));
+        assert_eq!(forward(50_257, 3, 1, DType::F32, false), rows(FORWARD[3], 3));
+        assert_eq!(forward(50_257, 3, 9, DType::F32, true), rows(DENSE[2], 3));
+        assert_eq!(forward(10, u64::MAX / 64, 1, DType::F32, false), rows(FORWARD[0], MAX_BLOCKS));
+        assert_eq!(forward(19, 1000, 10, DType::F16, true), Forward::Columns { blocks: 4 });
+        let long = backward(50_257, 3, 1, DType::F32, false);
         assert_eq!(long, Backward::Rows { piece: BACKWARD[2], pieces: 13, blocks: 39 });
-        assert_eq!(backward(19, 1000, 10, DType::F16), Backward::Columns { pieces: 2, blocks: 8 });
+        assert_eq!(backward(19, 1000, 10, DType::F16, true), Backward::Columns { pieces: 2, blocks: 8 });
         assert_eq!((binary_chunks(4097), binary_chunks(u64::MAX / 8)), (2, MAX_BLOCKS));
         assert_eq!((binary_backward(1), binary_backward(1025), binary_backward(u64::MAX / 8)), (1, 2, MAX_BLOCKS));
         assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));

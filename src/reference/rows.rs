@@ -50,7 +50,7 @@ pub struct Operand<'a, T> {
 
 impl<T: Copy> Operand<'_, T> {
     /// One row, entry by entry.
-    pub(super) fn row(&self, rows: &Rows, row: usize) -> impl Iterator<Item = T> {
+    pub(crate) fn row(&self, rows: &Rows, row: usize) -> impl Iterator<Item = T> {
         let (start, step) = (rows.start(self.strides, row), self.strides[rows.dim] as usize);
         (0..rows.len()).map(move |i| self.data[start + i * step])
     }

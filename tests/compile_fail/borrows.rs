@@ -91,12 +91,20 @@ fn a_tensor_is_not_copied_over_itself() -> Result<()> {
 
 fn outputs_are_not_each_other(count: &mut Tensor<i64>) -> Result<()> {
     let (mut loss, mut lse, mut saved) = (tensor()?, tensor()?, tensor()?);
-    CrossEntropyInto { loss: loss.view_mut(), lse: lse.view_mut(), count: count.view_mut(), saved: saved.view_mut() };
+    let statistics = None;
+    CrossEntropyInto {
+        loss: loss.view_mut(),
+        lse: lse.view_mut(),
+        count: count.view_mut(),
+        saved: saved.view_mut(),
+        statistics,
+    };
     let out = CrossEntropyInto {
         loss: loss.view_mut(),
         lse: loss.view_mut(), //~ E0499
         count: count.view_mut(),
         saved: saved.view_mut(),
+        statistics: None,
     };
     Ok(())
 }

@@ -20,6 +20,7 @@ fn program(device: &Device, other: &Device) -> Result<Vec<Vec<f32>>> {
             lse: lse.view_mut(),
             count: count.view_mut(),
             saved: saved.view_mut(),
+            statistics: None,
         };
         cross_entropy_into(&x, Dim::LAST, &targets, &CrossEntropy::default(), outputs)?;
         softmax(&x, Dim::LAST, &plain())

@@ -43,6 +43,7 @@ fn bad_targets_of_a_foreign_graph_are_reported_at_every_launch() {
             lse: lse.view_mut(),
             count: count.view_mut(),
             saved: saved.view_mut(),
+            statistics: None,
         };
         cross_entropy_into(&logits, Dim::LAST, &targets, &options, outputs)
     };

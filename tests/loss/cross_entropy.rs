@@ -174,6 +174,7 @@ fn run<T: Format>(device: &Device, batch: &Batch) -> Got<T> {
         lse: lse.view_mut(),
         count: count.view_mut(),
         saved: saved.view_mut(),
+        statistics: None,
     };
     let fail = |error: Error| -> ! { panic!("{} on {device:?}: {error}", batch) };
     cross_entropy_into(logits.view(), dim, targets.view(), &options, outputs).unwrap_or_else(|e| fail(e));

@@ -95,6 +95,7 @@ fn outputs_that_cannot_be_written() {
             lse: lse.view_mut(),
             count: count.view_mut(),
             saved: saved.view_mut(),
+            statistics: None,
         };
         refused(
             cross_entropy_into(&logits, Dim::LAST, &to, &options, outputs),

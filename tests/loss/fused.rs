@@ -235,6 +235,7 @@ fn errors() {
             lse: outputs.1.view_mut(),
             count: outputs.2.view_mut(),
             saved: outputs.3.view_mut(),
+            statistics: None,
         };
         let refused = cross_entropy_with_gradient_into(&x, Dim::LAST, &to, None, &options, into, &mut dlogits);
         assert!(matches!(refused, Err(Error::Shapes { left: "dlogits", .. })), "{refused:?}");

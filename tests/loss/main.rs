@@ -9,3 +9,4 @@ mod errors;
 mod fused;
 mod options;
 mod rounds;
+mod statistics;

@@ -79,6 +79,7 @@ impl CrossEntropyOptions {
             z_loss: self.raw.z_loss,
             temperature: self.raw.temperature,
             reduction: self.reduction,
+            ..CrossEntropy::default()
         })
     }
 }
@@ -123,7 +124,7 @@ pub unsafe extern "C" fn sumexp_cross_entropy(
                 Some(lse) => lse.view_mut::<f32>(&device)?,
                 None => own_lse.insert(Tensor::<f32>::zeros(&device, targets.shape().dims())?).view_mut(),
             };
-            let outputs = CrossEntropyInto { loss, lse, count: count.view_mut(), saved: saved.view_mut() };
+            let outputs = CrossEntropyInto { loss, lse, count: count.view_mut(), saved: saved.view_mut(), statistics: None };
             Ok(cross_entropy_into(logits, dim, targets, &options, outputs)?)
         })
     })

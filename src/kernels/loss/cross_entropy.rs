@@ -2,15 +2,16 @@
 
 use super::super::operand::{Walk, absent, inverse_temperature, temperature, unit_log2};
 use super::super::params::{
-    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, LossTerms, SUMEXP_LOSS_COLUMN_PIECE,
-    SUMEXP_LOSS_STATE, TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
+    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, LossTerms, PROBABILITIES_BF16,
+    PROBABILITIES_F16, PROBABILITIES_F32, ProbabilityTargets, SUMEXP_LOSS_COLUMN_PIECE, SUMEXP_LOSS_STATE, TARGETS_I32,
+    TARGETS_I64, TARGETS_NONE, TARGETS_U32, Targets, TokenStatistics,
 };
 use super::super::{KernelId, launch};
 use super::{Reduce, Sums, finish, partial_sums, shape};
 use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::plan::loss::{self as plan, Backward};
+use crate::plan::loss::{self as plan, Backward, Forward};
 use crate::shape::{Layout, Rows, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
 use std::ptr;
@@ -21,28 +22,67 @@ const _: () = assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
 /// Numbers per row that forward leaves for backward.
 pub(crate) const STATE: usize = SUMEXP_LOSS_STATE as usize;
 
-/// A class target for every row, of one of the integer types.
+/// The targets of a call.
 #[derive(Clone, Copy)]
-pub(crate) struct ClassTargets<'a> {
+pub(crate) struct CallTargets<'a> {
     /// Address of the first target.
     pub(crate) address: u64,
-    /// Of the shape of the logits without their class dim.
+    /// Of the shape of the logits, for classes without their class dim.
     pub(crate) layout: &'a Layout,
-    /// `I64`, `I32` or `U32`.
+    /// `I64`, `I32` or `U32` of classes; a float of probabilities.
     pub(crate) dtype: DType,
     /// Rows with this target do not count.
     pub(crate) ignore_index: Option<i64>,
 }
 
+impl CallTargets<'_> {
+    /// Whether they are probabilities.
+    fn spread(&self) -> bool {
+        matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16)
+    }
+}
+
+/// Where forward writes the statistics of every row; all contiguous, one number per row.
+pub(crate) struct Statistics<'a> {
+    pub(crate) nll: ViewMut<'a, f32>,
+    pub(crate) entropy: ViewMut<'a, f32>,
+    pub(crate) argmax: ViewMut<'a, i64>,
+    pub(crate) correct: ViewMut<'a, u8>,
+    pub(crate) rank: ViewMut<'a, i64>,
+}
+
+impl Statistics<'_> {
+    fn addresses(&mut self, op: &'static str) -> Result<TokenStatistics> {
+        Ok(TokenStatistics {
+            nll: self.nll.address(op, "nll")? as *mut f32,
+            entropy: self.entropy.address(op, "entropy")? as *mut f32,
+            argmax: self.argmax.address(op, "argmax")? as *mut i64,
+            rank: self.rank.address(op, "rank")? as *mut i64,
+            correct: self.correct.address(op, "correct")? as *mut u8,
+        })
+    }
+}
+
+/// Nobody asks for statistics.
+const NO_STATISTICS: TokenStatistics = TokenStatistics {
+    nll: ptr::null_mut(),
+    entropy: ptr::null_mut(),
+    argmax: ptr::null_mut(),
+    rank: ptr::null_mut(),
+    correct: ptr::null_mut(),
+};
+
 /// A call of cross-entropy, checked: where there are rows there are classes, shapes agree, everything is on one GPU.
 pub(crate) struct Call<'a, T> {
     pub(crate) op: &'static str,
     pub(crate) logits: View<'a, T>,
-    pub(crate) targets: ClassTargets<'a>,
+    pub(crate) targets: CallTargets<'a>,
     /// The class dim of the logits.
     pub(crate) rows: Rows,
     /// One number per class.
     pub(crate) class_weights: Option<View<'a, f32>>,
+    /// From 0 to 1.
+    pub(crate) label_smoothing: f32,
     pub(crate) z_loss: f32,
     pub(crate) temperature: f32,
 }
@@ -57,6 +97,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) count: ViewMut<'a, i64>,
     /// [`STATE`] per row and one in all.
     pub(crate) saved: ViewMut<'a, f32>,
+    pub(crate) statistics: Option<Statistics<'a>>,
 }
 
 impl<T: Float> Call<'_, T> {
@@ -66,7 +107,20 @@ impl<T: Float> Call<'_, T> {
 
     /// Strides of the logits without the class dim, and the one along it.
     pub(super) fn logit_strides(&self) -> (Vec<u64>, u64) {
-        let mut strides = self.logits.layout().strides().to_vec();
+        self.strides(self.logits.layout())
+    }
+
+    /// As [`Call::logit_strides`], of the targets; classes have no stride along the class dim.
+    fn target_strides(&self) -> (Vec<u64>, u64) {
+        if self.targets.spread() {
+            self.strides(self.targets.layout)
+        } else {
+            (self.targets.layout.strides().to_vec(), 0)
+        }
+    }
+
+    fn strides(&self, layout: &Layout) -> (Vec<u64>, u64) {
+        let mut strides = layout.strides().to_vec();
         let stride = strides.remove(self.rows.position);
         // The stride of a dim of length 1 is stored as 0, but any will do: let it not stand in the way of vector loads.
         (strides, if self.rows.len == 1 { 1 } else { stride })
@@ -76,18 +130,42 @@ impl<T: Float> Call<'_, T> {
         self.logits.shape().without(self.rows.position)
     }
 
-    /// The parameter block's description; targets are operand `number` of `walk`.
-    fn targets(&self, walk: &Walk, number: usize) -> Targets {
+    /// Whether every class has a share of the loss.
+    fn dense(&self) -> bool {
+        self.targets.spread() || self.label_smoothing != 0.0
+    }
+
+    /// The parameter block's description; targets are operand 1 of `walk`.
+    fn targets(&self, walk: &Walk) -> Targets {
         Targets {
-            operand: walk.operand(number, self.targets.address, 0),
+            operand: if self.targets.spread() { absent() } else { walk.operand(1, self.targets.address, 0) },
             classes: self.rows.len,
             ignore_index: self.targets.ignore_index.unwrap_or(0),
             has_ignore_index: u32::from(self.targets.ignore_index.is_some()),
             type_: match self.targets.dtype {
                 DType::I32 => TARGETS_I32.0,
                 DType::U32 => TARGETS_U32.0,
+                DType::F32 | DType::F16 | DType::BF16 => TARGETS_NONE.0,
                 _ => TARGETS_I64.0,
             },
+        }
+    }
+
+    /// As [`Call::targets`], if they are probabilities.
+    fn probabilities(&self, walk: &Walk, unit_log2: u32) -> ProbabilityTargets {
+        let (_, stride) = self.target_strides();
+        let CallTargets { address, dtype, .. } = self.targets;
+        let units = stride == 1 && walk.aligned(1, address, dtype.size(), (dtype.size() as u64) << unit_log2);
+        ProbabilityTargets {
+            operand: if self.targets.spread() { walk.operand(1, address, stride) } else { absent() },
+            type_: match dtype {
+                DType::F16 => PROBABILITIES_F16.0,
+                DType::BF16 => PROBABILITIES_BF16.0,
+                _ => PROBABILITIES_F32.0,
+            },
+            as_logits: u32::from(dtype == T::DTYPE),
+            units: u32::from(units),
+            reserved: 0,
         }
     }
 
@@ -105,6 +183,8 @@ impl<T: Float> Call<'_, T> {
             class_weights,
             class_weight_stride,
             z_loss: self.z_loss,
+            on_target: (1.0 - f64::from(self.label_smoothing)) as f32,
+            on_each: (f64::from(self.label_smoothing) / self.rows.len as f64) as f32,
             reserved: 0,
             temperature: temperature(self.temperature),
         }
@@ -112,7 +192,8 @@ impl<T: Float> Call<'_, T> {
 
     /// Logits, targets and the upstream gradient, if there is one, as operands 0 to 2.
     pub(super) fn walk_with(&self, logit_strides: &[u64], upstream: Option<(u64, &Layout)>) -> Walk {
-        let mut operands = vec![logit_strides, self.targets.layout.strides()];
+        let (target_strides, _) = self.target_strides();
+        let mut operands = vec![logit_strides, &target_strides];
         operands.extend(upstream.map(|(_, layout)| layout.strides()));
         Walk::new(self.sizes().dims(), &operands)
     }
@@ -123,8 +204,10 @@ impl<T: Float> Call<'_, T> {
         CrossEntropyForwardParams {
             positions: walk.positions,
             logits: walk.operand(0, self.logits.address(), stride),
-            targets: self.targets(walk, 1),
+            targets: self.targets(walk),
             terms: self.terms(),
+            probabilities: self.probabilities(walk, unit_log2),
+            statistics: per_row.statistics,
             losses: per_row.losses as *mut f32,
             lse: per_row.lse as *mut f32,
             states: per_row.saved as *mut f32,
@@ -146,6 +229,7 @@ pub(super) struct PerRow {
     pub(super) losses: u64,
     pub(super) lse: u64,
     pub(super) saved: u64,
+    pub(super) statistics: TokenStatistics,
 }
 
 impl PerRow {
@@ -159,14 +243,25 @@ impl PerRow {
 pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, outputs: Outputs) -> Result<()> {
     reduced(call, reduce, outputs, |per_row| {
         let (logit_strides, stride) = call.logit_strides();
-        let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
-        let (piece, blocks) = plan::forward(call.rows.len, call.rows.count(), T::DTYPE);
+        let walk = call.walk_with(&logit_strides, None);
+        let (dtype, dense) = (T::DTYPE, call.dense() || !per_row.statistics.nll.is_null());
+        let (id, shape) = match plan::forward(call.rows.len, call.rows.count(), call.rows.inner, dtype, dense) {
+            Forward::Rows { piece, blocks } if dense => {
+                (KernelId::CrossEntropyDenseForward { dtype, piece }, shape(blocks, piece.threads()))
+            }
+            Forward::Rows { piece, blocks } => {
+                (KernelId::CrossEntropyForward { dtype, piece }, shape(blocks, piece.threads()))
+            }
+            Forward::Columns { blocks } => {
+                (KernelId::CrossEntropyColumns { dtype, dense, backward: false }, shape(blocks, plan::COLUMN_THREADS))
+            }
+        };
         let params = call.forward_params(&walk, stride, per_row);
-        let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
         // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
         // number of classes before it is used as an index, and the class weights, if there are any, were checked to be as
-        // many; the outputs were checked to hold one element per row (`STATE` of `saved`), which is what the kernel writes.
-        unsafe { launch(call.device(), id, &shape(blocks, piece.threads()), &params) }
+        // many; the outputs were checked to hold one element per row (`STATE` of `saved`; statistics, if there are any, one each), which is what
+        // the kernel writes.
+        unsafe { launch(call.device(), id, &shape, &params) }
     })
 }
 
@@ -186,7 +281,11 @@ pub(super) fn reduced<T: Float>(
     let own = if reduce == Reduce::None { 0 } else { rows as usize };
     let mut own = Tensor::<f32>::unfilled(op, device, Shape::new(op, &[own])?)?;
     let losses = if reduce == Reduce::None { loss } else { own.view_mut().address(op, "losses")? };
-    let per_row = PerRow { losses, lse, saved };
+    let statistics = match &mut outputs.statistics {
+        None => NO_STATISTICS,
+        Some(statistics) => statistics.addresses(op)?,
+    };
+    let per_row = PerRow { losses, lse, saved, statistics };
     let chunks = plan::chunks(rows);
     let mut partials = partial_sums(op, device, chunks)?;
     let partials = partials.view_mut().address(op, "partial sums")?;
@@ -207,11 +306,13 @@ pub(super) fn reduced<T: Float>(
 /// # Safety
 /// There must be one f32 per row at `losses`, unless it is null, and one `LossPartial` per chunk at `partials`.
 pub(super) unsafe fn collect<T: Float>(call: &Call<T>, losses: u64, partials: u64) -> Result<()> {
-    let walk = Walk::new(call.sizes().dims(), &[call.targets.layout.strides()]);
-    let (class_weights, class_weight_stride) = call.class_weights();
+    let walk = call.walk_with(&call.logit_strides().0, None);
+    // A mean over rows whose targets are probabilities divides by how many there are.
+    let (class_weights, class_weight_stride) =
+        if call.targets.spread() { (ptr::null(), 0) } else { call.class_weights() };
     let params = LossCollectParams {
         positions: walk.positions,
-        targets: call.targets(&walk, 0),
+        targets: call.targets(&walk),
         losses: losses as *const f32,
         class_weights,
         class_weight_stride,
@@ -235,21 +336,25 @@ pub(crate) fn cross_entropy_backward<T: Float>(
     let walk = call.walk_with(&logit_strides, upstream);
     let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
     let output = dlogits.address(op, "dlogits")?;
-    let plan = plan::backward(call.rows.len, rows, call.rows.inner, T::DTYPE);
-    let dtype = T::DTYPE;
+    let plan = plan::backward(call.rows.len, rows, call.rows.inner, T::DTYPE, call.dense());
+    let (dtype, dense) = (T::DTYPE, call.dense());
     let (id, pieces, shape) = match plan {
+        Backward::Rows { piece, pieces, blocks } if dense => {
+            (KernelId::CrossEntropyDenseBackward { dtype, piece }, pieces, shape(blocks, piece.threads()))
+        }
         Backward::Rows { piece, pieces, blocks } => {
             (KernelId::CrossEntropyBackward { dtype, piece }, pieces, shape(blocks, piece.threads()))
         }
         Backward::Columns { pieces, blocks } => {
-            (KernelId::CrossEntropyBackwardColumns { dtype }, pieces, shape(blocks, plan::COLUMN_THREADS))
+            let id = KernelId::CrossEntropyColumns { dtype, dense, backward: true };
+            (id, pieces, shape(blocks, plan::COLUMN_THREADS))
         }
     };
     let (scale, scale_rest) = inverse_temperature(call.temperature);
     let params = CrossEntropyBackwardParams {
         positions: walk.positions,
         logits: walk.operand(0, call.logits.address(), stride),
-        targets: call.targets(&walk, 1),
+        targets: call.targets(&walk),
         states: saved.address() as *const f32,
         upstream: upstream.map_or_else(absent, |(address, _)| walk.operand(2, address, 0)),
         output: output as *mut _,
@@ -260,7 +365,8 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         // Units divide the length of a row, so all rows of a contiguous output are aligned if the first is.
         output_units: u32::from(output % ((dtype.size() as u64) << unit_log2) == 0),
         reserved: 0,
-        temperature: temperature(call.temperature),
+        terms: call.terms(),
+        probabilities: call.probabilities(&walk, unit_log2),
         scale,
         scale_rest,
     };

@@ -10,11 +10,12 @@ pub use binary_cross_entropy::{
     binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
 };
 pub use cross_entropy::{
-    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, cross_entropy, cross_entropy_backward,
-    cross_entropy_backward_into, cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place,
-    cross_entropy_into, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
+    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, TokenStatistics, TokenStatisticsInto,
+    cross_entropy, cross_entropy_backward, cross_entropy_backward_into, cross_entropy_gradient,
+    cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_into, cross_entropy_with_gradient,
+    cross_entropy_with_gradient_into,
 };
 pub use reduction::Reduction;
-pub use targets::Targets;
+pub use targets::{ProbabilityTargets, Targets};
 
 use super::common::write;

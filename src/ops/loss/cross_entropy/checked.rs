@@ -1,17 +1,17 @@
 //! A call of cross-entropy: its checks, its way to the kernels and to the reference.
 
 use super::super::super::check;
-use super::super::targets::{Targets, each};
+use super::super::targets::{ProbabilityTargets, Targets};
 use super::super::write;
-use super::options::{CrossEntropy, CrossEntropyInto, CrossEntropySaved};
+use super::options::{CrossEntropy, CrossEntropyInto, CrossEntropySaved, TokenStatisticsInto};
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::loss::{
-    Call, ClassTargets, Outputs, STATE, cross_entropy_backward as launch_backward,
+    Call, CallTargets, Outputs, STATE, Statistics, cross_entropy_backward as launch_backward,
     cross_entropy_forward as launch_forward,
 };
-use crate::reference::cross_entropy::{Batch, Index, RowLoss, Terms};
+use crate::reference::cross_entropy::{Batch, Index, RowLoss, Targets as RowTargets, Terms};
 use crate::reference::{self, Operand, Output};
 use crate::shape::{Dim, Layout, Rows, Shape};
 use crate::tensor::{View, ViewMut};
@@ -40,8 +40,25 @@ impl<'a, T: Float> Checked<'a, T> {
         let sizes = logits.shape().without(rows.position);
         check::temperature(op, options.temperature)?;
         Device::same(op, ("logits", logits.device()), &[("targets", targets.device())])?;
-        check::same_shape(op, ("targets", targets.shape()), ("logits without their class dim", &sizes))?;
+        match targets {
+            Targets::Probabilities(_) => {
+                check::same_shape(op, ("targets", targets.shape()), ("logits", logits.shape()))?;
+                if let Some(index @ 0..) = options.ignore_index {
+                    let wanted = "below 0, or none, with targets that are probabilities";
+                    return Err(Error::Option { op, option: "ignore_index", value: index as f64, wanted });
+                }
+                if options.statistics {
+                    let wanted = "false (0) with targets that are probabilities";
+                    return Err(Error::Option { op, option: "statistics", value: 1.0, wanted });
+                }
+            }
+            _ => check::same_shape(op, ("targets", targets.shape()), ("logits without their class dim", &sizes))?,
+        }
         at_least_0(op, "z_loss", options.z_loss)?;
+        if !(0.0..=1.0).contains(&options.label_smoothing) {
+            let value = options.label_smoothing.into();
+            return Err(Error::Option { op, option: "label_smoothing", value, wanted: "from 0 to 1" });
+        }
         if let Some(weights) = &options.class_weights {
             check::same_shape(
                 op,
@@ -71,16 +88,22 @@ impl<'a, T: Float> Checked<'a, T> {
 
     pub(super) fn call(&self) -> Call<'_, T> {
         let (address, layout, dtype) = (self.targets.address(), self.targets.layout(), self.targets.dtype());
-        let targets = ClassTargets { address, layout, dtype, ignore_index: self.options.ignore_index };
+        let targets = CallTargets { address, layout, dtype, ignore_index: self.options.ignore_index };
         Call {
             op: self.op,
             logits: self.logits,
             targets,
             rows: self.rows,
             class_weights: self.options.class_weights,
+            label_smoothing: self.options.label_smoothing,
             z_loss: self.options.z_loss,
             temperature: self.options.temperature,
         }
+    }
+
+    /// Whether every class has a share of the loss.
+    pub(super) fn dense(&self) -> bool {
+        matches!(self.targets, Targets::Probabilities(_)) || self.options.label_smoothing != 0.0
     }
 
     pub(super) fn inputs(&self) -> Vec<(&'static str, Range<u64>)> {
@@ -109,7 +132,7 @@ impl<'a, T: Float> Checked<'a, T> {
             ("four numbers per row and one more", &self.saved_shape()?),
             &inputs,
         )?;
-        Ok(())
+        self.check_statistics(&outputs.statistics, &inputs)
     }
 
     pub(super) fn forward(&self, mut outputs: CrossEntropyInto) -> Result<()> {
@@ -117,8 +140,46 @@ impl<'a, T: Float> Checked<'a, T> {
         if self.logits.device().is_cpu() {
             return self.on_host(|batch| self.forward_on_host(batch, &mut outputs));
         }
-        let CrossEntropyInto { loss, lse, count, saved } = outputs;
-        launch_forward(&self.call(), self.options.reduction.into(), Outputs { loss, lse, count, saved })
+        let CrossEntropyInto { loss, lse, count, saved, statistics } = outputs;
+        let statistics = statistics.map(|to| {
+            let TokenStatisticsInto { nll, entropy, argmax, correct, rank } = to;
+            Statistics { nll, entropy, argmax, correct, rank }
+        });
+        launch_forward(&self.call(), self.options.reduction.into(), Outputs { loss, lse, count, saved, statistics })
+    }
+
+    /// Refuses statistics that nobody asked for or that have no place, and places that cannot be written.
+    fn check_statistics(
+        &self,
+        statistics: &Option<TokenStatisticsInto>,
+        inputs: &[(&'static str, Range<u64>)],
+    ) -> Result<()> {
+        let op = self.op;
+        let Some(to) = statistics else {
+            if self.options.statistics {
+                let wanted = "false (0) without outputs for them";
+                return Err(Error::Option { op, option: "statistics", value: 1.0, wanted });
+            }
+            return Ok(());
+        };
+        if !self.options.statistics {
+            let wanted = "true (1) with outputs for them";
+            return Err(Error::Option { op, option: "statistics", value: 0.0, wanted });
+        }
+        let devices = [
+            ("nll", to.nll.device()),
+            ("entropy", to.entropy.device()),
+            ("argmax", to.argmax.device()),
+            ("correct", to.correct.device()),
+            ("rank", to.rank.device()),
+        ];
+        Device::same(op, ("logits", self.logits.device()), &devices)?;
+        let sizes = ("logits without their class dim", &self.sizes);
+        to.nll.check_output(op, "nll", sizes, inputs)?;
+        to.entropy.check_output(op, "entropy", sizes, inputs)?;
+        to.argmax.check_output(op, "argmax", sizes, inputs)?;
+        to.correct.check_output(op, "correct", sizes, inputs)?;
+        to.rank.check_output(op, "rank", sizes, inputs)
     }
 
     pub(super) fn backward(&self, saved: View<f32>, upstream: View<f32>, mut dlogits: ViewMut<T>) -> Result<()> {
@@ -148,24 +209,49 @@ impl<'a, T: Float> Checked<'a, T> {
     /// Gives `act` the call as the reference takes it; an error for the first bad target.
     fn on_host(&self, act: impl FnOnce(&Batch<T>) -> Result<()>) -> Result<()> {
         let rows = self.reference_rows();
-        let strides = self.per_row(self.targets.layout());
-        let values: Vec<i64> = each!(&self.targets, view => {
-            let targets = Operand { data: on_host(view), strides: &strides };
-            (0..rows.count()).map(|row| targets.at(&rows, row).to_i64()).collect()
-        });
+        match &self.targets {
+            Targets::I64(view) => self.with_classes(&self.classes(view), act),
+            Targets::I32(view) => self.with_classes(&self.classes(view), act),
+            Targets::U32(view) => self.with_classes(&self.classes(view), act),
+            Targets::Probabilities(ProbabilityTargets::F32(view)) => self.with_probabilities(view, &rows, act),
+            Targets::Probabilities(ProbabilityTargets::F16(view)) => self.with_probabilities(view, &rows, act),
+            Targets::Probabilities(ProbabilityTargets::BF16(view)) => self.with_probabilities(view, &rows, act),
+        }
+    }
+
+    fn classes<I: Element + Index>(&self, view: &View<I>) -> Vec<i64> {
+        let (rows, strides) = (self.reference_rows(), self.per_row(view.layout()));
+        let targets = Operand { data: on_host(view), strides: &strides };
+        (0..rows.count()).map(|row| targets.at(&rows, row).to_i64()).collect()
+    }
+
+    fn with_classes(&self, values: &[i64], act: impl FnOnce(&Batch<T>) -> Result<()>) -> Result<()> {
+        self.with_targets(RowTargets::Classes { values, ignore_index: self.options.ignore_index }, act)
+    }
+
+    fn with_probabilities<P: Float>(
+        &self,
+        view: &View<P>,
+        rows: &reference::Rows,
+        act: impl FnOnce(&Batch<T>) -> Result<()>,
+    ) -> Result<()> {
+        let targets = Operand { data: on_host(view), strides: view.layout().strides() };
+        let of_row = |row| targets.row(rows, row).map(Float::to_f64).collect();
+        self.with_targets(RowTargets::Probabilities(&of_row), act)
+    }
+
+    fn with_targets(&self, targets: RowTargets, act: impl FnOnce(&Batch<T>) -> Result<()>) -> Result<()> {
+        let rows = self.reference_rows();
         let weights: Option<Vec<f64>> = self.options.class_weights.map(|weights| {
             let (data, step) = (on_host(&weights), weights.layout().strides()[0]);
             (0..self.rows.len).map(|class| f64::from(data[(class * step) as usize])).collect()
         });
         let batch = Batch {
             logits: Operand { data: on_host(&self.logits), strides: self.logits.layout().strides() },
-            targets: reference::cross_entropy::Targets::Classes {
-                values: &values,
-                ignore_index: self.options.ignore_index,
-            },
+            targets,
             terms: Terms {
                 tau: f64::from(self.options.temperature),
-                label_smoothing: 0.0,
+                label_smoothing: f64::from(self.options.label_smoothing),
                 class_weights: weights.as_deref(),
                 z_loss: f64::from(self.options.z_loss),
             },
@@ -192,6 +278,14 @@ impl<'a, T: Float> Checked<'a, T> {
         let results = batch.rows(&rows);
         let losses: Vec<f64> = results.iter().map(|row| row.loss).collect();
         let counted = batch.weight(&rows);
+        if let Some(to) = &mut outputs.statistics {
+            let of_rows = batch.statistics(&rows);
+            write(op, "nll", &mut to.nll, of_rows.iter().map(|row| row.nll as f32))?;
+            write(op, "entropy", &mut to.entropy, of_rows.iter().map(|row| row.entropy as f32))?;
+            write(op, "argmax", &mut to.argmax, of_rows.iter().map(|row| row.argmax))?;
+            write(op, "correct", &mut to.correct, of_rows.iter().map(|row| u8::from(row.rank == 0)))?;
+            write(op, "rank", &mut to.rank, of_rows.iter().map(|row| row.rank))?;
+        }
         write(op, "lse", &mut outputs.lse, results.iter().map(|row| row.lse as f32))?;
         write(op, "count", &mut outputs.count, [batch.count(&rows) as i64])?;
         self.options.reduction.write_on_host(op, &mut outputs.loss, &losses, counted)?;

@@ -9,7 +9,9 @@ pub use fused::{
     cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_with_gradient,
     cross_entropy_with_gradient_into,
 };
-pub use options::{CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved};
+pub use options::{
+    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, TokenStatistics, TokenStatisticsInto,
+};
 
 use super::targets::Targets;
 use crate::dtype::Float;

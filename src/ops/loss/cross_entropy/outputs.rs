@@ -1,7 +1,7 @@
 //! Outputs that a call allocates.
 
 use super::checked::Checked;
-use super::options::{CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved};
+use super::options::{CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, TokenStatistics};
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::tensor::{Lse, Tensor};
@@ -12,12 +12,18 @@ pub(super) struct Owned {
     lse: Tensor<f32>,
     count: Tensor<i64>,
     saved: Tensor<f32>,
+    statistics: Option<TokenStatistics>,
 }
 
 impl Owned {
     pub(super) fn new<T: Float>(checked: &Checked<T>) -> Result<Self> {
         let (op, device) = (checked.op, checked.logits.device());
+        let statistics = match checked.options.statistics {
+            false => None,
+            true => Some(TokenStatistics::unfilled(op, device, checked.sizes)?),
+        };
         Ok(Self {
+            statistics,
             loss: Tensor::unfilled(op, device, checked.loss_shape()?)?,
             lse: Tensor::unfilled(op, device, checked.sizes)?,
             count: Tensor::unfilled(op, device, checked.one_number()?)?,
@@ -31,12 +37,13 @@ impl Owned {
             lse: self.lse.view_mut(),
             count: self.count.view_mut(),
             saved: self.saved.view_mut(),
+            statistics: self.statistics.as_mut().map(TokenStatistics::views_mut),
         }
     }
 
     /// Once they are filled.
     pub(super) fn finish(self) -> CrossEntropyOutput {
-        let Self { loss, lse, count, saved } = self;
-        CrossEntropyOutput { loss, lse: Lse::from_tensor(lse), count, saved: CrossEntropySaved(saved) }
+        let Self { loss, lse, count, saved, statistics } = self;
+        CrossEntropyOutput { loss, lse: Lse::from_tensor(lse), count, saved: CrossEntropySaved(saved), statistics }
     }
 }
