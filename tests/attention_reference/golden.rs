@@ -1,6 +1,6 @@
 //! Small cases worked out by hand.
 
-use crate::problem::{Masks, Problem};
+use crate::common::attention::problem::{Masks, Problem};
 use sumexp::mask::{Align, Band};
 
 /// Panics unless each value is the nearest `f32` to the exact one, or its neighbour.

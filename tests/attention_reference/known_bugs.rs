@@ -1,10 +1,10 @@
 //! Bugs that other libraries had in attention, as cases: each names where it was found.
 
+use crate::common::attention::problem::{Gradient, Masks, Problem};
 use crate::common::compare::{Exact, assert_right, assert_same_bits};
 use crate::laws::{assert_same, results, upstream};
 use crate::naive::dense;
 use crate::packed::Packed;
-use crate::problem::{Gradient, Masks, Problem};
 use crate::values::ROUNDED;
 use sumexp::mask::{Align, Band, Offsets, Pattern, Rule};
 use sumexp::{Polarity, bf16};

@@ -1,9 +1,9 @@
 //! Laws of attention on random problems.
 
+use crate::common::attention::problem::{Gradient, Masks, Problem, numbers};
 use crate::common::compare::assert_same_bits;
 use crate::common::random::Random;
 use crate::naive::sees;
-use crate::problem::{Gradient, Masks, Problem, numbers};
 use crate::values::table;
 use sumexp::Polarity;
 

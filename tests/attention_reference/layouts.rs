@@ -1,8 +1,8 @@
 //! Operands that lie in memory in other ways, and outputs among memory that must not change.
 
+use crate::common::attention::problem::{Problem, strides};
 use crate::common::compare::assert_same_bits;
 use crate::laws::{Results, assert_same, results, upstream};
-use crate::problem::{Problem, strides};
 use sumexp::reference::attention::{Alibi, Attention, BiasGradient, Gradients, backward, forward, weights};
 use sumexp::reference::{Operand, Output};
 
@@ -105,7 +105,7 @@ fn run(problem: &Problem, (dout, dlse): &(Vec<f64>, Vec<f64>), order: [usize; 4]
         out: collect(out, out_shape, of_out.0),
         lse: collect(lse, lse_shape, of_lse.0),
         weights: collect(weight, weight_shape, of_weights.0),
-        gradient: crate::problem::Gradient {
+        gradient: crate::common::attention::problem::Gradient {
             dq: collect(dq, q_shape, of_q.0),
             dk: collect(dk, k_shape, of_k.0),
             dv: collect(dv, v_shape, of_v.0),
@@ -154,11 +154,11 @@ fn packed_qkv_needs_no_copy() {
     problem.with_attention(|attention| {
         let part = |n: usize| Operand { data: &data[n * h * d..], strides: &strides };
         let attention = Attention { q: part(0), k: part(1), v: part(2), ..*attention };
-        let out_strides = crate::problem::strides([b, h, s, d]);
+        let out_strides = crate::common::attention::problem::strides([b, h, s, d]);
         forward(
             &attention,
             Output { data: &mut out, strides: &out_strides },
-            Output { data: &mut lse, strides: &crate::problem::strides([b, h, s]) },
+            Output { data: &mut lse, strides: &crate::common::attention::problem::strides([b, h, s]) },
         );
     });
     assert_same_bits(&"out", &out, &want.0);

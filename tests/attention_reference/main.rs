@@ -3,6 +3,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+
+mod case_table;
 mod golden;
 mod gradients;
 mod known_bugs;
@@ -11,5 +13,4 @@ mod layouts;
 mod merging;
 mod naive;
 mod packed;
-mod problem;
 mod values;

@@ -1,7 +1,7 @@
 //! Merging attentions over parts of the keys.
 
+use crate::common::attention::problem::{Problem, numbers, strides};
 use crate::common::random::Random;
-use crate::problem::{Problem, numbers, strides};
 use sumexp::mask::{Align, Band};
 use sumexp::reference::attention::{Merged, Partial, merge, merge_backward, merge_rows, merge_rows_backward};
 use sumexp::reference::{Operand, Output, Rows};

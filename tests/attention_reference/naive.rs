@@ -1,6 +1,6 @@
 //! Dense attention in float64, from the formulae, sharing nothing with the reference or the mask module.
 
-use crate::problem::Problem;
+use crate::common::attention::problem::Problem;
 use sumexp::Polarity;
 use sumexp::mask::Align;
 

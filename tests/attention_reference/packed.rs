@@ -1,8 +1,8 @@
 //! Packed sequences against each of them alone.
 
+use crate::common::attention::problem::{Gradient, Problem, strides};
 use crate::common::compare::assert_same_bits;
 use crate::laws::{Results, upstream};
-use crate::problem::{Gradient, Problem, strides};
 use sumexp::mask::{Align, Band, Entries, Offsets, Rule};
 use sumexp::reference::attention::{Attention, Geometry, Gradients, Sequences, backward, forward, weights};
 use sumexp::reference::{Operand, Output};
@@ -127,8 +127,8 @@ impl Packed {
             let (out, lse) = p.forward::<f32>();
             want.out.extend(turned(&out, query_heads, p.queries, value_size));
             want.lse.extend(turned(&lse, query_heads, p.queries, 1));
+            let of_row = turned(&p.weights::<f32>(), query_heads, p.queries, p.keys);
             for row in 0..p.queries * query_heads {
-                let of_row = turned(&p.weights::<f32>(), query_heads, p.queries, p.keys);
                 want.weights.extend(&of_row[row * p.keys..][..p.keys]);
                 want.weights.extend(vec![0.0; longest - p.keys]);
             }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Every test file is a program of its own and uses a part of this.
 
 pub mod arrange;
+pub mod attention;
 pub mod cases;
 pub mod compare;
 pub mod device;

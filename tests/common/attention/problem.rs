@@ -1,6 +1,6 @@
 //! One attention as data, and its way through the reference.
 
-use crate::common::random::Random;
+use super::super::random::Random;
 use sumexp::mask::{Align, Band, Bits, Entries, Rule};
 use sumexp::reference::attention::{
     Alibi, Attention, BiasGradient, Geometry, Gradients, Sequences, backward, forward, weights,
