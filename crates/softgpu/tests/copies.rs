@@ -291,6 +291,38 @@ LAST:
     finds(&early, 64, Detector::AsyncCopy, &["ld.shared"]);
 }
 
+/// A warp copies again and again while it waits for a word of another warp: that is no hang, nor do its copies pile up.
+/// When nobody stores the word, it is one.
+#[test]
+fn copies_in_a_loop_that_waits() {
+    let body = |store: &str| {
+        format!(
+            "setp.ge.u32 %p1, %r0, 32; mov.u32 %r3, 0; st.shared.u32 [other], %r3; bar.sync 0;
+    @%p1 bra SECOND;
+WAIT:
+    {COPY} {COMMIT} cp.async.wait_group 0;
+    ld.volatile.shared.u32 %r3, [other];
+    setp.eq.u32 %p2, %r3, 0;
+    @%p2 bra WAIT;
+    {SUM}
+    ret;
+SECOND:
+    mov.u32 %r4, 0;
+LATER:
+    add.u32 %r4, %r4, 1; setp.lt.u32 %p2, %r4, 3000;
+    @%p2 bra LATER;
+    setp.eq.u32 %p3, %r0, 32;
+    {store}"
+        )
+    };
+    let words = clean(&body("@%p3 st.volatile.shared.u32 [other], 1;"), 64);
+    assert_eq!(words[..32], (0..32u32).map(|t| 4 * (4 * t + 1) + 6).collect::<Vec<_>>()[..]);
+    for seed in [0, 3] {
+        let (outcome, _) = run_seeded(&body(""), 64, seed);
+        assert_eq!(outcome.fault.map(|fault| fault.code), Some(702), "seed {seed}");
+    }
+}
+
 #[test]
 fn barriers_in_memory_stop_with_their_name() {
     for (statement, word) in [

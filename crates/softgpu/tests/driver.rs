@@ -340,6 +340,41 @@ fn occupancy_follows_threads_and_shared_memory() {
     assert!(blocks(0, 0).is_err());
 }
 
+/// Variables of a module keep what launches stored until it is unloaded; a pointer among them leads to the other one.
+#[test]
+fn variables_of_a_module_live_as_long_as_it() {
+    let gpu = open();
+    for _ in 0..2 {
+        let kernel = load(include_str!("foreign/memory_sm80.ptx"), "count").unwrap();
+        let variable = |name: &str, count: usize| {
+            let name = CString::new(name).unwrap();
+            let (mut at, mut bytes, mut words) = (0, 0, vec![0i32; count]);
+            // SAFETY: the name ends in NUL, the results may be written, and the variable has as many bytes as it says.
+            unsafe {
+                check(sys::cuModuleGetGlobal_v2(&mut at, &mut bytes, kernel.module, name.as_ptr())).unwrap();
+                assert_eq!(bytes, 4 * count);
+                result::memcpy_dtoh_sync(&mut words, at).unwrap();
+            }
+            words
+        };
+        assert_eq!((variable("counter", 1), variable("untouched", 4)), (vec![5], vec![0; 4]));
+        // SAFETY: the buffers hold 32 numbers each and live until the launches are over.
+        unsafe {
+            let [mut x, mut y] = [(); 2].map(|()| result::malloc_sync(128).unwrap());
+            result::memcpy_htod_sync(x, &(0..32).collect::<Vec<i32>>()).unwrap();
+            for launch in 1..3 {
+                let arguments: &mut [*mut c_void] = &mut [(&raw mut x).cast(), (&raw mut y).cast()];
+                kernel.launch(1, 32, std::ptr::null_mut(), arguments).unwrap();
+                assert_eq!((variable("counter", 1), variable("untouched", 4)), (vec![5 + launch * 496], vec![3; 4]));
+            }
+            result::free_sync(x).unwrap();
+            result::free_sync(y).unwrap();
+            result::module::unload(kernel.module).unwrap();
+        }
+    }
+    assert_eq!(gpu.take_findings(), vec![]);
+}
+
 #[test]
 fn each_host_thread_has_its_own_settings_and_findings() {
     let gpu = open_recording();

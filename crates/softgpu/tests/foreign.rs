@@ -397,6 +397,30 @@ fn local_arrays_are_private_and_reached_both_ways() {
     exact(MEMORY, "dynamic_shared", Shape { shared: 256, ..shape }, &x, None, &next);
 }
 
+/// An index that leaves a local array: right while it stays inside, and named when it does not.
+#[test]
+fn an_index_past_a_local_array_is_found() {
+    let shape = Shape { blocks: 1, threads: 32, shared: 0 };
+    exact(MEMORY, "overrun", shape, &[1, 3], None, &[5 + 1; 32]);
+    exact(MEMORY, "overrun", shape, &[-2, 0], None, &[5 + 5; 32]);
+    for (x, at) in [([2, 0], "store of 4 bytes"), ([-3, 0], "store of 4 bytes"), ([0, 4], "load of 4 bytes")] {
+        let machine = Machine::new();
+        let (input, output) = (machine.upload(&x), machine.alloc(128));
+        let params = [input.to_le_bytes(), output.to_le_bytes()].concat();
+        let outcome = machine.run_with(MEMORY[0], "overrun", [1, 1, 1], [32, 1, 1], 0, &params);
+        let fault = outcome.fault.expect("an access outside the array");
+        assert_eq!(fault.code, 700);
+        assert!(fault.text.contains(at) && fault.text.contains("local"), "{}", fault.text);
+    }
+}
+
+/// Variables of a module: a pointer to one of them, and threads that store the same.
+#[test]
+fn variables_are_counted_up_and_stored() {
+    let x: Vec<i32> = (0..32).collect();
+    exact(MEMORY, "count", Shape { blocks: 2, threads: 32, shared: 0 }, &x, None, &[0; 32]);
+}
+
 /// The committed texts are what the compiler makes of the programs beside them.
 #[test]
 fn committed_ptx_is_what_nvcc_gives() {

@@ -268,7 +268,7 @@ fn watched_outputs_are_written_exactly_once() {
         let mut machine = Machine::new();
         let out = machine.alloc(128);
         machine.settings.watch = std::iter::once(out..out + 128).collect();
-        let other = machine.alloc(128);
+        let other = machine.upload(&[5u32; 32]);
         let body = body.replace("OTHER", &format!("{other:#x}"));
         machine.run(&kernel(&body), "k", 1, 32, &out.to_le_bytes())
     };
@@ -291,6 +291,14 @@ fn watched_outputs_are_written_exactly_once() {
         "st.global.u32 [%rd0], %r0; mov.b64 %rd1, OTHER; mad.wide.u32 %rd1, %r0, 4, %rd1; st.global.u32 [%rd1], 1;",
     );
     assert!(report.contains("outside every watched output: offset 0 of allocation 2"), "{report}");
+    // A store elsewhere that leaves every byte as it was is none: error records are written so. One lane that does is.
+    let elsewhere = "st.global.u32 [%rd0], %r0; mov.b64 %rd1, OTHER; mad.wide.u32 %rd1, %r0, 4, %rd1;";
+    let outcome = run(&format!("{elsewhere} st.global.u32 [%rd1], 5;"));
+    assert_eq!((outcome.fault, outcome.findings), (None, vec![]));
+    let report =
+        one(&format!("{elsewhere} setp.eq.u32 %p1, %r0, 9; selp.u32 %r1, 6, 5, %p1; st.global.u32 [%rd1], %r1;"));
+    assert!(report.contains("outside every watched output: offset 36 of allocation 2 of 128 bytes"), "{report}");
+    assert!(report.contains("(lane 9 of the warp)"), "{report}");
 }
 
 #[test]

@@ -2,21 +2,12 @@
 
 mod common;
 
-use common::{Machine, kernel};
+use common::{Machine, cpu_seconds, kernel};
 use softgpu::ir::Kernel;
 use softgpu::launch::{Checks, Launch, Limits, Settings, run};
 use softgpu::mem::{Poison, Space};
 use softgpu::ptx::parse;
 use std::sync::Arc;
-
-/// Processor time of this thread in seconds: other processes on the machine do not count.
-fn cpu_seconds() -> f64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a timespec that the call may write to.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    assert_eq!(rc, 0);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
 
 /// A loop of a hundred copies of `statement`.
 fn program(statement: &str) -> String {
@@ -62,6 +53,21 @@ fn a_fused_multiply_add_costs_about_what_an_addition_costs() {
     assert!(add < 3.0 * fma, "add.f32 {add:.2e}/s, fma.rn.f32 {fma:.2e}/s");
 }
 
+/// A register that nobody wrote is followed through every instruction; that may not make a launch crawl.
+#[test]
+fn undefined_values_cost_little() {
+    let rate_of = |word: &str| {
+        let text = program("fma.rn.f32 %f3, %f1, %f2, %f3;").replace("mov.f32 %f1, 0f3F800000;", word);
+        let text = text.replace("st.global.f32 [%rd0], %f3;", "");
+        (0..10).map(|_| rate(&text)).fold(0.0, f64::max)
+    };
+    let (defined, undefined) =
+        (rate_of("mov.f32 %f1, 0f3F800000;"), rate_of("setp.lt.u32 %p1, %r0, 7; @%p1 mov.f32 %f1, 0f3F800000;"));
+    let ratio = defined / undefined;
+    println!("{:.2} G lane-inst/s, {:.2} while a value is undefined, ratio {ratio:.1}", defined / 1e9, undefined / 1e9);
+    assert!(undefined > 0.1e9, "{undefined:.2e} lane instructions per second");
+}
+
 /// Lane instructions per second of a launch, the best of several.
 fn best_rate(launch: &Launch) -> f64 {
     let once = || {
@@ -71,6 +77,41 @@ fn best_rate(launch: &Launch) -> f64 {
         outcome.counters.thread_instructions as f64 / (cpu_seconds() - start)
     };
     (0..12).map(|_| once()).fold(0.0, f64::max)
+}
+
+/// One block over one short row: what a launch costs beside its instructions, which is what most tests pay for.
+#[test]
+fn small_launches_cost_little() {
+    let module = parse(include_str!("ptx/softmax_sm80.ptx")).unwrap();
+    let kernel = Arc::new(Kernel::lower(&module, "warp_rows", true).unwrap());
+    let space = Space::new();
+    let x = space.alloc(256, 0, Poison::Nan).unwrap();
+    space.write(x, &1f32.to_le_bytes().repeat(64)).unwrap();
+    let mut params = [x, x + 128, 1].map(u64::to_le_bytes).concat();
+    params.extend(32u32.to_le_bytes());
+    params.extend(1f32.to_le_bytes());
+    let launch = Launch {
+        kernel,
+        grid: [1, 1, 1],
+        block: [32, 1, 1],
+        dynamic_shared: 0,
+        params,
+        globals: Arc::new([]),
+        memory: space.snapshot(),
+        settings: Settings::default(),
+        limits: Limits::default(),
+    };
+    let thousand = || {
+        let start = cpu_seconds();
+        for _ in 0..1000 {
+            assert_eq!(run(&launch).fault, None);
+        }
+        (cpu_seconds() - start) * 1e3
+    };
+    let best = (0..5).map(|_| thousand()).fold(f64::INFINITY, f64::min);
+    let outcome = run(&launch);
+    println!("{best:.1} us for a launch of {} warp instructions", outcome.counters.warp_instructions);
+    assert!(best < 200.0, "{best} us");
 }
 
 /// Converged softmax kernels, one row per warp and one row per block. The aims are 0.4 G

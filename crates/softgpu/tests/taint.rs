@@ -24,7 +24,9 @@ fn run(body: &str, strict: bool) -> Vec<Finding> {
     mov.u32 %r9, s; shl.b32 %r8, %r0, 2; add.u32 %r9, %r9, %r8; mov.u32 %r8, 0;
     {body}"
     ))
-    .replace("(.param .u64 out)", "(.param .u64 out, .param .u64 half)");
+    .replace("(.param .u64 out)", "(.param .u64 out, .param .u64 half)")
+    // stmatrix needs it.
+    .replace(".target sm_80", ".target sm_90");
     let params = [out.to_le_bytes(), half.to_le_bytes()].concat();
     let outcome = machine.run(&text, "k", 1, 32, &params);
     assert!(outcome.findings.iter().all(|f| f.detector == Detector::Uninitialised), "{:?}", outcome.findings);
@@ -221,4 +223,44 @@ fn taint_ends_with_its_cta() {
 LATER: mov.u32 %r2, 1; st.global.u32 [%rd0], %r2;";
     let outcome = machine.run(&kernel(body), "k", 2, 32, &out.to_le_bytes());
     assert_eq!((outcome.fault, outcome.findings), (None, vec![]));
+}
+
+/// A product is undefined where a row or column that goes into it is: row `lane / 4` of A and C, column `lane / 4` of B.
+#[test]
+fn fragments_that_nobody_wrote() {
+    let product = |a: &str, b: &str, c: &str, out: &str| {
+        format!(
+            "ld.global.u32 %r1, [%rd1]; mov.f32 %f5, 0f00000000; mov.b32 %f6, %r1;
+    mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {{%f1, %f2, %f3, %f4}}, {{{a}, %r8, %r8, %r8}}, {{{b}, %r8}},
+        {{{c}, %f5, %f5, %f5}};
+    {out}"
+        )
+    };
+    let all =
+        "st.global.f32 [%rd0], %f1; st.global.f32 [%rd0], %f2; st.global.f32 [%rd0], %f3; st.global.f32 [%rd0], %f4;";
+    silent(&product("%r1", "%r1", "%f6", ""));
+    silent(&product("%r8", "%r8", "%f5", all));
+    for (a, b, c) in [("%r1", "%r8", "%f5"), ("%r8", "%r1", "%f5"), ("%r8", "%r8", "%f6")] {
+        let body = product(a, b, c, "st.global.f32 [%rd0], %f1;");
+        reported(&body, "ld.global.u32 %r1", "st.global.f32", "is stored to device memory in lanes");
+    }
+}
+
+#[test]
+fn matrices_that_nobody_wrote_are_undefined_in_shared_memory() {
+    let store = |trans: &str, register: &str| {
+        format!(
+            "ld.global.u32 %r1, [%rd1]; and.b32 %r2, %r0, 7; shl.b32 %r2, %r2, 4; mov.u32 %r3, s; add.u32 %r2, %r3, %r2;
+    stmatrix.sync.aligned.m8n8.x1{trans}.shared.b16 [%r2], {{{register}}}; bar.warp.sync -1;"
+        )
+    };
+    let load = "ld.shared.u32 %r4, [%r9]; st.global.u32 [%rd0], %r4;";
+    silent(&store("", "%r1"));
+    silent(&format!("{} {load}", store("", "%r8")));
+    // Word `t` of row `g` is lane `4g + t`'s: the first two rows are whole.
+    silent(&format!("{} setp.lt.u32 %p1, %r0, 8; @%p1 bra SOME; ret; SOME: {load}", store("", "%r1")));
+    reported(&format!("{} {load}", store("", "%r1")), "ld.shared.u32", "st.global", "byte 32 of s (lanes 8-31");
+    reported(&format!("{} {load}", store(".trans", "%r1")), "ld.shared.u32", "st.global", "of s (lanes");
+    let row = "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r4}, [%r2]; st.global.u32 [%rd0], %r4;";
+    reported(&format!("{} {row}", store("", "%r1")), "ldmatrix", "st.global", "byte 32 of s");
 }

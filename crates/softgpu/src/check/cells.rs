@@ -5,10 +5,13 @@ use super::marks::{
     COVERED, Clash, Glance, LANE_AT, Mark, PROMISED, SEVERAL, SHARE_AT, SHARES, STEP_AT, TABLE, THREAD, View, Who,
     is_plain, merge, share, step_of, warp_of,
 };
+use super::rows::{LINE, Lanes, Rows};
 
 /// Marks of a run of words.
 #[derive(Default)]
 pub(super) struct Cells {
+    /// Reads by whole lines, of a CTA's own memory.
+    rows: Rows,
     /// The last write; or, with the top bit set, the number of a [`Tables::bytes`] entry for the four bytes.
     write: Vec<Mark>,
     /// The read since; or, with the top bit set, the number of a [`Tables::readers`] entry.
@@ -81,7 +84,7 @@ impl Cells {
     ) -> bool {
         let run = first..first + words;
         if !self.untouched(view, run.clone(), who) && !self.allows(view, run.clone(), grain, who, write) {
-            return false;
+            return !write && self.run_of_rows(view, run, grain, who);
         }
         let marks = if write { &mut self.write[run] } else { &mut self.read[run] };
         match grain {
@@ -128,22 +131,28 @@ impl Cells {
         } else if !glance.settles_all(writes) && !own.all(writes) {
             return false;
         }
-        if !write {
-            return glance.settles_all(reads) || own.all(reads) || self.set_aside(view, glance, run);
+        if write && !self.rows.settled(glance, run.clone()) {
+            return false;
         }
         let clear = reads.iter().fold(true, |all, mark| all & glance.allows_write(*mark));
+        if !write {
+            // A plain read may not take the place of a promise.
+            let clear = clear || who.is_promised() && glance.settles_all(reads);
+            return clear || own.all(reads) || self.set_aside(view, glance, run, who);
+        }
         (clear || own.all(reads)) && (!self.has_other(view) || glance.settles_all(&self.other[run]))
     }
 
     /// Keeps the reads of other CTAs before one of this CTA takes their place. False unless all others are settled.
-    fn set_aside(&mut self, view: &View<'_>, glance: Glance, run: std::ops::Range<usize>) -> bool {
+    fn set_aside(&mut self, view: &View<'_>, glance: Glance, run: std::ops::Range<usize>, who: &Who) -> bool {
         if self.other.is_empty() {
             return false;
         }
         let (old, from) = (u64::from(view.old()), u64::from(view.clocks.from()));
         let foreign = |mark: Mark| (mark >> STEP_AT >= old) & (mark >> STEP_AT < from);
         let reads = &self.read[run.clone()];
-        if !reads.iter().fold(true, |all, mark| all & (glance.settles(*mark) | foreign(*mark))) {
+        let keeps = |mark: Mark| who.is_promised() | !view.is_promise(mark);
+        if !reads.iter().fold(true, |all, mark| all & (glance.settles(*mark) | foreign(*mark)) & keeps(*mark)) {
             return false;
         }
         for (other, read) in self.other[run.clone()].iter_mut().zip(reads) {
@@ -153,39 +162,32 @@ impl Cells {
         true
     }
 
-    /// Reads of four words of a CTA's own memory by four lanes `step` apart, or by these and `others` of the warp.
-    /// False, with nothing done, unless every earlier write is settled at a glance.
+    /// Reads of a line of a CTA's own memory. False, with nothing done, unless every earlier write is ordered before.
     #[inline(always)]
-    pub(super) fn row(
-        &mut self,
-        view: &View<'_>,
-        tables: &mut Tables,
-        first: usize,
-        who: &Who,
-        step: u64,
-        others: bool,
-    ) -> bool {
-        let (run, glance) = (first..first + 4, view.glance(who.warp));
-        let halved = |mark: &Mark| mark & TABLE == 0 && mark & SHARES != 0 && !glance.settles(*mark);
-        if !glance.settles_all(&self.write[run.clone()]) || self.read[run.clone()].iter().any(halved) {
+    pub(super) fn row(&mut self, view: &View<'_>, first: usize, who: &Who, lanes: Lanes) -> bool {
+        let run = first..first + LINE;
+        let writes = &self.write[run.clone()];
+        if !view.glance(who.warp).settles_all(writes) && !writes.iter().all(|mark| view.is_known(*mark, who.warp)) {
             return false;
         }
-        self.untouched(view, run.clone(), who);
-        let several = if others { SEVERAL } else { 0 };
-        for (word, read) in self.read[run].iter_mut().enumerate() {
-            let who = who.later_lane(word as u64 * step);
-            let who = Who { mark: who.mark | several, ..who };
-            if glance.settles(*read) {
-                *read = who.mark;
-            } else {
-                // Other warps read it too: matrices are shared by all of them.
-                let mut marks = Marks { read: *read, ..Marks::default() };
-                tables.add_reader(view, &mut marks, &who);
-                *read = marks.read;
-                self.tabled |= marks.read & TABLE != 0;
-            }
+        self.untouched(view, run, who);
+        self.rows.read(view, self.write.len(), first / LINE, who, lanes)
+    }
+
+    /// Reads of a run of words that other warps read too. False when they have to be looked at one by one; lines that
+    /// were noted until then do no harm, since it is the same lanes that look again.
+    fn run_of_rows(&mut self, view: &View<'_>, run: std::ops::Range<usize>, grain: Grain, who: &Who) -> bool {
+        let (lanes, per_line) = match grain {
+            Grain::Words(1) => (Lanes::Four, 4),
+            Grain::Words(2) => (Lanes::Two, 2),
+            Grain::Words(4) => (Lanes::One, 1),
+            _ => return false,
+        };
+        if !self.other.is_empty() || !run.start.is_multiple_of(LINE) || !run.len().is_multiple_of(LINE) {
+            return false;
         }
-        true
+        let first = |line: usize| (run.start + LINE * line, who.later_lane((per_line * line) as u64));
+        (0..run.len() / LINE).map(first).all(|(word, who)| self.row(view, word, &who, lanes))
     }
 
     /// An access of the bytes `bytes` of word `i`. A write that stores what the word holds already (`same`) does not
@@ -206,16 +208,20 @@ impl Cells {
         let easy = if write.is_some() {
             // A plain write under a strong one is kept.
             let covers = who.is_strong() && view.across.is_some() && view.is_new(self.write[i]);
-            glance.settles(self.write[i]) & glance.allows_write(self.read[i]) && !covers && !self.has_other(view)
+            glance.settles(self.write[i]) & glance.allows_write(self.read[i])
+                && !covers
+                && !self.has_other(view)
+                && self.rows.settled(glance, i..i + 1)
         } else {
-            glance.settles(self.write[i]) & glance.settles(self.read[i]) && !who.is_promised()
+            glance.settles(self.write[i]) & glance.allows_write(self.read[i]) && !who.is_promised()
         };
         if bytes == 0xF && easy {
             let to = if write.is_some() { &mut self.write[i] } else { &mut self.read[i] };
             *to = who.mark;
             return None;
         }
-        self.touch_slowly(view, tables, i, bytes, who, write)
+        let line = if write.is_some() { self.rows.clash(view, i, who) } else { None };
+        self.touch_slowly(view, tables, i, bytes, who, write).or(line)
     }
 
     #[inline(never)]
@@ -384,7 +390,7 @@ impl Tables {
                 0 => std::slice::from_ref(&read),
                 _ => &self.readers[read as u32 as usize][..view.clocks.warps()],
             };
-            let promised = |mark: Mark| mark & PROMISED != 0 && view.is_new(mark);
+            let promised = |mark: Mark| view.is_promise(mark);
             let open = readers.iter().find(|mark| !view.settled(**mark, who) || promised(**mark));
             found = found.or(open.map(|mark| view.clash(*mark, false, promised(*mark))));
         }
@@ -407,7 +413,7 @@ impl Tables {
         // Shared memory has no readers of other CTAs.
         if *r & TABLE != 0 && view.across.is_some() {
             let readers = &self.readers[*r as u32 as usize];
-            let newest = readers.iter().copied().max().unwrap_or(0);
+            let newest = readers.iter().copied().max_by_key(|mark| (view.is_promise(*mark), *mark)).unwrap_or(0);
             if view.foreign(newest).is_some() || step_of(newest) < view.old() {
                 // Of the threads of another CTA one stands for all.
                 self.free_readers.push(*r as u32);
@@ -415,6 +421,10 @@ impl Tables {
             }
         }
         if *r & TABLE == 0 {
+            if view.is_promise(*r) && !who.is_promised() {
+                // Whoever writes the word breaks the promise, whatever else was read.
+                return;
+            }
             if view.foreign(*r).is_some() {
                 if marks.other & SHARES != COVERED {
                     marks.other = *r;
@@ -445,6 +455,9 @@ impl Tables {
         }
         let slot = &mut self.readers[*r as u32 as usize][who.warp as usize % WARPS];
         let known = step_of(*slot) <= clocks.knows(who.warp, who.warp);
+        if view.is_promise(*slot) && !who.is_promised() {
+            return;
+        }
         *slot = if *slot == 0 || known { who.mark } else { merge(*slot, who) };
     }
 

@@ -134,6 +134,17 @@ impl View<'_> {
         mark != 0 && step_of(mark) >= self.old()
     }
 
+    /// Whether an access of the CTA is ordered before all lanes of a warp.
+    pub(super) fn is_known(&self, mark: Mark, warp: u32) -> bool {
+        mark & TABLE == 0 && step_of(mark) <= self.clocks.knows(warp, warp_of(mark))
+    }
+
+    /// Whether it is a read of this launch of data that are promised not to change.
+    #[inline(always)]
+    pub(super) fn is_promise(&self, mark: Mark) -> bool {
+        mark & (TABLE | PROMISED) == PROMISED && self.is_new(mark)
+    }
+
     /// The other CTA of this launch that made a mark.
     pub(super) fn foreign(&self, mark: Mark) -> Option<u64> {
         let (step, across) = (step_of(mark), self.across?);

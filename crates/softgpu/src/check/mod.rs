@@ -8,6 +8,7 @@ mod once;
 pub(crate) mod poll;
 pub(crate) mod race;
 mod report;
+pub(crate) mod rows;
 pub(crate) mod taint;
 
 pub(crate) use once::{WriteOnce, finish, store as watch_store};

@@ -5,6 +5,7 @@ use super::clocks::Clocks;
 use super::far::Across;
 pub(crate) use super::marks::Clash;
 use super::marks::{View, Who};
+pub(crate) use super::rows::Lanes;
 use super::{Detector, Finding};
 use crate::exec::{Env, Warp};
 use crate::mem::windows::{Window, classify};
@@ -171,13 +172,13 @@ impl Order {
         self.shared.run(&view, at as usize / 4, 8 * T, grain::<T>(), &who, write)
     }
 
-    /// A read of four words of shared memory by four lanes `step` apart, or by these and others. False, with nothing
-    /// done, when the words have to be looked at one by one.
+    /// A read of 16 bytes of shared memory by some lanes of a warp. False, with nothing done, when the words have to be
+    /// looked at one by one.
     #[inline(always)]
-    pub(crate) fn row_shared(&mut self, by: By, at: u32, step: u64, others: bool) -> bool {
+    pub(crate) fn row_shared(&mut self, by: By, at: u32, lanes: Lanes) -> bool {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
         let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
-        self.shared.row(&view, &mut self.tables, at as usize / 4, &who, step, others)
+        self.shared.row(&view, at as usize / 4, &who, lanes)
     }
 
     /// An access of consecutive words of shared memory by one lane. False, with nothing done, when they have to be
@@ -443,6 +444,26 @@ mod tests {
         assert!(!order.run_global::<4>(by(1, 0), 4096, false, false), "another warp does not");
         assert!(!order.run_global::<4>(by(0, 0), 4100, false, false), "nor do the lanes beside them");
         assert!(!order.run_global::<4>(by(0, 0), 4096, false, true), "nor may they promise that it never changes");
+    }
+
+    #[test]
+    fn a_promise_outlives_plain_reads() {
+        for other in [false, true] {
+            let mut order = order(2);
+            assert!(order.run_global::<4>(by(0, 0), 4096, false, true));
+            if other {
+                next(&mut order, 1);
+            }
+            for warp in [0, 1] {
+                meet(&mut order, 2);
+                assert!(!order.run_global::<4>(by(warp, 0), 4096, false, false), "a run would take its place");
+                assert_eq!(order.touch_global(by(warp, 5), 4096, 0xF, READ), None);
+            }
+            meet(&mut order, 2);
+            let clash = order.touch_global(by(0, 0), 4096, 0xF, WRITE).expect("a broken promise");
+            assert!(clash.promised && clash.pc == 100 && clash.lane == 0, "{clash:?}");
+            assert!(order.touch_global(by(1, 0), 4096 + 36, 0x1, WRITE).is_some_and(|clash| clash.promised));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::mma::whole_warp;
 use super::shared;
 use super::warp::LANES;
 use super::{Env, Warp, ops};
-use crate::check::race::By;
+use crate::check::race::{By, Lanes};
 use crate::ir::{Inst, Place};
 use crate::launch::code;
 use crate::mem::windows::{self, Window};
@@ -105,9 +105,8 @@ fn load(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
 fn read_row(warp: &Warp, env: &mut Env<'_>, inst: &Inst, at: u32, row: u32) {
     let by = By { warp: warp.index, lane: 4 * row, pc: env.pc, strong: false };
     let transposed = inst.c & TRANSPOSED != 0;
-    // The other lane of a word with two columns is four further on.
-    let (first, step) = if transposed { (By { lane: row / 2, ..by }, 8) } else { (by, 1) };
-    if env.order.row_shared(first, at, step, transposed) {
+    let (first, lanes) = if transposed { (By { lane: row / 2, ..by }, Lanes::Columns) } else { (by, Lanes::Four) };
+    if env.order.row_shared(first, at, lanes) {
         return;
     }
     for word in 0..4 {

@@ -5,7 +5,7 @@ use super::copies::check_pending;
 use super::global::narrow;
 use super::warp::LANES;
 use super::{Env, Warp};
-use crate::check::race::{self, By, Race};
+use crate::check::race::{self, By, Lanes, Race};
 use crate::check::taint::{self, Read};
 use crate::check::{Detector, Finding, lanes};
 use crate::ir::Inst;
@@ -114,6 +114,9 @@ fn read_marks<const T: usize, const W: usize>(warp: &Warp, env: &mut Env<'_>, in
     let mask = if access.min == access.max { two_lanes(mask) } else { mask };
     for i in lanes_of(mask) {
         let at = access.address[i] as u32;
+        if T == 16 && !strong && env.order.row_shared(By { lane: i as u32, ..by }, at, Lanes::One) {
+            continue;
+        }
         for k in 0..W as u32 {
             touch(warp, env, By { lane: i as u32, ..by }, at + 4 * k, bytes::<T>(at), None);
         }
