@@ -160,9 +160,9 @@ typedef struct {
   int32_t dim;              /* the class dim, -1 */
   int32_t reduction;        /* 0 none, 1 sum, 2 mean over what counts (by weight) */
   int32_t has_ignore_index; /* whether ignore_index is looked at, 1 */
-  int64_t ignore_index;     /* rows with this target do not count, -100; it must be a value that the targets' type has */
+  int64_t ignore_index;     /* rows with this class id do not count, -100; a number of the ids' type, or below 0 */
   float label_smoothing;    /* from 0 to 1, 0 */
-  float z_loss;             /* this times lse^2 is added to the loss of a row; finite and at least 0, 0 */
+  float z_loss;             /* this times lse^2 is added to the loss of a row that counts; finite and at least 0, 0 */
   float temperature;        /* divides the logits; finite and above 0, 1 */
   const DLTensor *class_weights; /* f32 [classes], or NULL */
 } sumexp_cross_entropy_options;
@@ -193,10 +193,11 @@ int32_t sumexp_bce_with_logits(const DLTensor *x, const DLTensor *target, const 
 int32_t sumexp_bce_with_logits_backward(const DLTensor *x, const DLTensor *target, const DLTensor *weight, const DLTensor *pos_weight,
                                         int32_t reduction, const DLTensor *dloss, const DLTensor *dx, void *stream);
 
-/* Distillation from logits: T^2 times the divergence of softmax(student / T) from softmax(teacher / T) along `dim`. `student`
- * and `teacher`: the same shape and type, f16, bf16 or f32. `direction`: 0 KL(teacher || student), 1 KL(student || teacher),
- * 2 Jensen-Shannon. `reduction`: 0 none, 1 sum, 2 mean over the rows. `loss`: f32, of the shape of the logits without `dim`, for
- * a sum or mean [] or [1]. Errors: as the softmax family. */
+/* Distillation from logits: T^2 times the divergence of s = softmax(student / T) from t = softmax(teacher / T) along `dim`.
+ * `student` and `teacher`: the same shape and type, f16, bf16 or f32. `direction`: 0 forward, KL(t || s); 1 reverse, KL(s || t);
+ * 2 Jensen-Shannon, (KL(t || m) + KL(s || m)) / 2 with m = (s + t) / 2. `reduction`: 0 none, 1 sum, 2 mean over the rows. `loss`:
+ * f32, of the shape of the logits without `dim`, for a sum or mean [] or [1].
+ * Errors: as the softmax family; SUMEXP_OPTION also for direction and reduction. */
 int32_t sumexp_distillation(const DLTensor *student, const DLTensor *teacher, int32_t dim, float temperature, int32_t direction,
                             int32_t reduction, const DLTensor *loss, void *stream);
 

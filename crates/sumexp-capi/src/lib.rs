@@ -8,6 +8,7 @@
 
 mod attention;
 mod device;
+mod distillation;
 #[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, clippy::all, rustdoc::all)]
 mod header {
     //! `sumexp.h`, as Rust.
@@ -23,11 +24,11 @@ mod tensor;
 
 pub use attention::{sumexp_attention_backward, sumexp_attention_forward};
 pub use device::{sumexp_check, sumexp_forget_stream};
+pub use distillation::{sumexp_distillation, sumexp_distillation_backward};
 pub use header::*;
 pub use inference::{sumexp_argmax, sumexp_confidence, sumexp_sample};
 pub use loss::{
     sumexp_bce_with_logits, sumexp_bce_with_logits_backward, sumexp_cross_entropy, sumexp_cross_entropy_backward,
-    sumexp_distillation, sumexp_distillation_backward,
 };
 pub use options::{sumexp_attention_options_init, sumexp_cross_entropy_options_init, sumexp_sample_options_init};
 pub use softmax::{

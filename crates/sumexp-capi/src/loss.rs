@@ -3,20 +3,20 @@
 use crate::device;
 use crate::header::*;
 use crate::options::{self, reduction};
-use crate::status::{Failure, enter, unsupported};
+use crate::status::{Failure, enter};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
 use sumexp::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropySaved, DType, Device, Reduction, Targets, Tensor,
-    View, binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
-    cross_entropy_gradient_into, cross_entropy_into,
+    View, bf16, binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into,
+    cross_entropy_gradient_into, cross_entropy_into, f16,
 };
 
 /// The operand of a loss: one that was reduced is `[]`, and may come as `[1]`.
 ///
 /// # Safety
 /// As [`Operand::new`].
-unsafe fn loss(
+pub(crate) unsafe fn loss(
     op: &'static str,
     name: &'static str,
     tensor: *const DLTensor,
@@ -27,16 +27,47 @@ unsafe fn loss(
     Ok(if matches!(reduction, Reduction::None) { loss } else { loss.one_number() })
 }
 
+/// The targets of a cross-entropy: class ids or probabilities, by their type.
+///
 /// # Safety
 /// As [`Operand::view`].
-unsafe fn targets<'a>(targets: &Operand, device: &'a Device) -> Result<Targets<'a>, Failure> {
+unsafe fn targets<'a>(
+    targets: &Operand,
+    logits: &Operand,
+    given: &CrossEntropyOptions,
+    device: &'a Device,
+) -> Result<Targets<'a>, Failure> {
+    let ids = match targets.dtype {
+        DType::I64 => Some(i64::MIN..=i64::MAX),
+        DType::I32 => Some(i32::MIN.into()..=i32::MAX.into()),
+        // A negative index to ignore, such as the default, is what no target can have: nothing is ignored.
+        DType::U32 => Some(i64::MIN..=u32::MAX.into()),
+        _ => None,
+    };
+    if let Some(ids) = ids {
+        // Before anything of its size is allocated.
+        targets.per_row_of(logits, given.dim)?;
+        let index = given.raw.ignore_index;
+        if given.raw.has_ignore_index != 0 && !ids.contains(&index) {
+            let why = format_args!("are {}: ignore_index {index} is none of its numbers", targets.dtype);
+            return Err(targets.refused(SUMEXP_OPTION, why));
+        }
+    }
     // SAFETY: the caller makes the same promise.
     unsafe {
         match targets.dtype {
             DType::I64 => Ok(targets.view::<i64>(device)?.into()),
             DType::I32 => Ok(targets.view::<i32>(device)?.into()),
             DType::U32 => Ok(targets.view::<u32>(device)?.into()),
-            other => Err(targets.refused(SUMEXP_DTYPE, format_args!("are {other}, they must be i64, i32 or u32"))),
+            DType::F32 => Ok(Targets::probabilities(targets.view::<f32>(device)?)),
+            DType::F16 => Ok(Targets::probabilities(targets.view::<f16>(device)?)),
+            DType::BF16 => Ok(Targets::probabilities(targets.view::<bf16>(device)?)),
+            other => Err(targets.refused(
+                SUMEXP_DTYPE,
+                format_args!(
+                    "are {other}, they must be i64, i32 or u32 (class ids), or f16, bf16 or f32 (probabilities)"
+                ),
+            )),
         }
     }
 }
@@ -56,12 +87,6 @@ impl CrossEntropyOptions {
         // SAFETY: the caller makes the same promise.
         unsafe {
             let raw = options::read(op, options)?;
-            if raw.label_smoothing != 0.0 {
-                return Err(Failure::new(
-                    SUMEXP_UNSUPPORTED,
-                    format_args!("{op}: label_smoothing is not in this version"),
-                ));
-            }
             let class_weights = Operand::optional(op, "class_weights", raw.class_weights)?;
             Ok(Self { dim: raw.dim, raw, reduction: reduction(op, raw.reduction)?, class_weights })
         }
@@ -76,10 +101,11 @@ impl CrossEntropyOptions {
             ignore_index: (self.raw.has_ignore_index != 0).then_some(self.raw.ignore_index),
             // SAFETY: the caller makes the same promise.
             class_weights: unsafe { weight(&self.class_weights, device) }?,
+            label_smoothing: self.raw.label_smoothing,
             z_loss: self.raw.z_loss,
             temperature: self.raw.temperature,
             reduction: self.reduction,
-            ..CrossEntropy::default()
+            statistics: false,
         })
     }
 }
@@ -110,21 +136,21 @@ pub unsafe extern "C" fn sumexp_cross_entropy(
         if let Some(lse) = &lse {
             Operand::apart(&[&loss, lse])?;
         }
-        targets.per_row_of(&logits, given.dim)?;
-        let targets = self::targets(&targets, &device)?;
+        let targets = self::targets(&targets, &logits, &given, &device)?;
         with_float!(logits, T => {
             let loss = loss.view_mut::<f32>(&device)?;
+            let rows = logits.shape_without(given.dim)?;
             let logits = logits.view::<T>(&device)?;
             // What the caller did not ask for lives on the stream until the call's own work is done.
-            let rows: usize = targets.shape().dims().iter().product();
-            let mut saved = Tensor::<f32>::zeros(&device, &[CrossEntropySaved::elements(rows)])?;
+                        let mut saved = Tensor::<f32>::zeros(&device, &[CrossEntropySaved::elements(rows.iter().product())])?;
             let mut count = Tensor::<i64>::zeros(&device, &[])?;
             let mut own_lse = None;
             let lse = match &lse {
                 Some(lse) => lse.view_mut::<f32>(&device)?,
-                None => own_lse.insert(Tensor::<f32>::zeros(&device, targets.shape().dims())?).view_mut(),
+                None => own_lse.insert(Tensor::<f32>::zeros(&device, &rows)?).view_mut(),
             };
-            let outputs = CrossEntropyInto { loss, lse, count: count.view_mut(), saved: saved.view_mut(), statistics: None };
+            let outputs =
+                CrossEntropyInto { loss, lse, count: count.view_mut(), saved: saved.view_mut(), statistics: None };
             Ok(cross_entropy_into(logits, dim, targets, &options, outputs)?)
         })
     })
@@ -158,8 +184,7 @@ pub unsafe extern "C" fn sumexp_cross_entropy_backward(
         lse.view::<f32>(&device)?;
         lse.per_row_of(&logits, given.dim)?;
         Operand::apart(&[&dlogits, &lse])?;
-        targets.per_row_of(&logits, given.dim)?;
-        let targets = self::targets(&targets, &device)?;
+        let targets = self::targets(&targets, &logits, &given, &device)?;
         with_float!(logits, T => {
             let (dloss, dlogits) = (dloss.view::<f32>(&device)?, dlogits.view_mut::<T>(&device)?);
             let logits = logits.view::<T>(&device)?;
@@ -242,41 +267,4 @@ pub unsafe extern "C" fn sumexp_bce_with_logits_backward(
             Ok(binary_cross_entropy_with_logits_backward_into(x, target, dloss, &options, dx)?)
         })
     })
-}
-
-/// Distillation; see the header.
-///
-/// # Safety
-/// The tensors and the stream must be what the header says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sumexp_distillation(
-    _student: *const DLTensor,
-    _teacher: *const DLTensor,
-    _dim: i32,
-    _temperature: f32,
-    _direction: i32,
-    _reduction: i32,
-    _loss: *const DLTensor,
-    _stream: *mut c_void,
-) -> i32 {
-    unsupported("distillation")
-}
-
-/// Gradient of a distillation; see the header.
-///
-/// # Safety
-/// The tensors and the stream must be what the header says.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn sumexp_distillation_backward(
-    _student: *const DLTensor,
-    _teacher: *const DLTensor,
-    _dim: i32,
-    _temperature: f32,
-    _direction: i32,
-    _reduction: i32,
-    _dloss: *const DLTensor,
-    _dstudent: *const DLTensor,
-    _stream: *mut c_void,
-) -> i32 {
-    unsupported("distillation_backward")
 }

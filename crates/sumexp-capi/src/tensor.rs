@@ -222,11 +222,17 @@ impl Operand {
         Ok(())
     }
 
+    /// The shape of what there is one of per row along `dim`.
+    pub(crate) fn shape_without(&self, dim: i32) -> Result<Vec<usize>, Failure> {
+        self.dim(dim)?;
+        let mut shape = self.dims.clone();
+        shape.remove(if dim < 0 { shape.len() - 1 - !dim as usize } else { dim as usize });
+        Ok(shape)
+    }
+
     /// Refuses another shape than that of `like` without its `dim`. For operands that the operation itself does not look at.
     pub(crate) fn per_row_of(&self, like: &Operand, dim: i32) -> Result<(), Failure> {
-        let mut wanted = like.dims.clone();
-        like.dim(dim)?;
-        wanted.remove(if dim < 0 { wanted.len() - 1 - !dim as usize } else { dim as usize });
+        let wanted = like.shape_without(dim)?;
         if self.dims == wanted {
             return Ok(());
         }

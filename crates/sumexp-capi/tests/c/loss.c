@@ -211,6 +211,53 @@ static void binary(void) {
   NEAR(dx, want);
 }
 
+/* Label smoothing, and the same as probabilities: both say what share of the loss each class has. */
+static void shared(void) {
+  static const float UPSTREAM[ROWS] = {1, 7, -2};
+  static const double SMOOTHING = 0.25;
+  float shares[ROWS * CLASSES];
+  double want[ROWS], slopes[ROWS * CLASSES], losses[ROWS], gradients[ROWS * CLASSES], sums[ROWS], mean = 0;
+  int64_t counted[ROWS];
+  reference(1, losses, gradients, sums);
+  for (int row = 0; row < ROWS; ++row) {
+    /* All rows count here, those with a target that is ignored above as class 1. */
+    double sum = 0;
+    counted[row] = TARGETS[row] < 0 ? 1 : TARGETS[row];
+    for (int i = 0; i < CLASSES; ++i) sum += exp(X[row * CLASSES + i]);
+    want[row] = 0;
+    for (int i = 0; i < CLASSES; ++i) {
+      double share = SMOOTHING / CLASSES + (i == counted[row] ? 1 - SMOOTHING : 0), p = exp(X[row * CLASSES + i]) / sum;
+      shares[row * CLASSES + i] = (float)share;
+      want[row] += share * (log(sum) - X[row * CLASSES + i]);
+      slopes[row * CLASSES + i] = UPSTREAM[row] * (p - share);
+    }
+    mean += want[row] / ROWS;
+  }
+  DLTensor *logits = f32(X, 2, ROWS, CLASSES), *loss = f32(NULL, 1, ROWS), *lse = f32(NULL, 1, ROWS), *one = f32(NULL, 0);
+  DLTensor *dlogits = f32(NULL, 2, ROWS, CLASSES), *upstream = f32(UPSTREAM, 1, ROWS);
+  sumexp_cross_entropy_options options;
+  OK(sumexp_cross_entropy_options_init(&options));
+  for (int probabilities = 0; probabilities < 2; ++probabilities) {
+    DLTensor *targets = probabilities ? f32(shares, 2, ROWS, CLASSES) : i64(counted, 1, ROWS);
+    options.label_smoothing = probabilities ? 0 : (float)SMOOTHING;
+    options.reduction = 0;
+    OK(sumexp_cross_entropy(logits, targets, &options, loss, lse, stream));
+    NEAR(loss, want);
+    OK(sumexp_cross_entropy_backward(logits, targets, lse, upstream, &options, dlogits, stream));
+    NEAR(dlogits, slopes);
+    options.reduction = 2;
+    OK(sumexp_cross_entropy(logits, targets, &options, one, NULL, stream));
+    NEAR(one, &mean);
+  }
+  /* Targets of another float type than the logits. */
+  static const uint16_t CERTAIN[CLASSES] = {0, 0, 0x3C00, 0}, CERTAIN_BF16[CLASSES] = {0, 0, 0x3F80, 0};
+  double certain = log(exp(1) + exp(2) + exp(3) + exp(4)) - 3;
+  OK(sumexp_cross_entropy(f32(X, 2, 1, CLASSES), f16(CERTAIN, 2, 1, CLASSES), NULL, one, NULL, stream));
+  NEAR(one, &certain);
+  OK(sumexp_cross_entropy(f32(X, 2, 1, CLASSES), bf16(CERTAIN_BF16, 2, 1, CLASSES), NULL, one, NULL, stream));
+  NEAR(one, &certain);
+}
+
 static void distillation(void) {
   DLTensor *x = f32(X, 2, ROWS, CLASSES), *loss = f32(NULL, 0);
   REFUSED(SUMEXP_UNSUPPORTED, "distillation", sumexp_distillation(x, x, -1, 1, 0, 2, loss, stream));
@@ -220,6 +267,7 @@ static void distillation(void) {
 void loss_values(void) {
   cross_entropy();
   weighted();
+  shared();
   bad_target();
   captured();
   binary();

@@ -129,6 +129,17 @@ static void losses(void) {
   REFUSED(SUMEXP_SHAPE, "class_weights", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
   options.class_weights = f16(NULL, 1, 3);
   REFUSED(SUMEXP_DTYPE, "class_weights is f16, it must be f32", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  options.class_weights = NULL;
+  static const float SMOOTHINGS[4] = {-0.5f, 1.5f, NAN, INFINITY};
+  for (int i = 0; i < 4; ++i) {
+    options.label_smoothing = SMOOTHINGS[i];
+    REFUSED(SUMEXP_OPTION, "label_smoothing", sumexp_cross_entropy(x, targets, &options, loss, lse, stream));
+  }
+  options.label_smoothing = 0, options.ignore_index = (int64_t)1 << 32;
+  REFUSED(SUMEXP_OPTION, "ignore_index 4294967296", sumexp_cross_entropy(x, i32(NULL, 1, 2), &options, loss, lse, stream));
+  REFUSED(SUMEXP_OPTION, "ignore_index 4294967296", sumexp_cross_entropy(x, u32(NULL, 1, 2), &options, loss, lse, stream));
+  options.ignore_index = -100;
+  REFUSED(SUMEXP_SHAPE, "shapes differ", sumexp_cross_entropy(x, f32(X, 2, 3, 2), &options, loss, lse, stream));
   DLTensor *held = f32(X, 1, 3);
   options.class_weights = held;
   REFUSED(SUMEXP_OVERLAP, "overlaps", sumexp_cross_entropy(x, targets, &options, loss, strided(held, 0, 1, 2, 1), stream));
