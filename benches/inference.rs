@@ -5,8 +5,8 @@ mod common;
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
 use sumexp::{
-    ConfidenceInto, ConfidenceOptions, Dim, Float, Tensor, TopKInto, argmax_into, bf16, confidence_into, f16,
-    top_k_into,
+    ConfidenceInto, ConfidenceOptions, Dim, Float, GumbelInto, GumbelOptions, Random, SampleInto, SampleOptions,
+    Tensor, TopKInto, argmax_into, bf16, confidence_into, f16, gumbel_softmax_into, sample_into, top_k_into,
 };
 
 /// Numbers of classes: experts, images, the vocabularies of GPT-2, Llama 3 and Gemma.
@@ -50,6 +50,27 @@ fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine)
                 top_k_into(&o.x[0], Dim::LAST, K, TopKInto { values, indices: indices.view_mut() })
             });
             case("argmax").measure(criterion, &logits, &[rows], |o, y| argmax_into(&o.x[0], Dim::LAST, y));
+            // A sort of logits with their indices, eight bits at a time, would move 24 bytes per element of 16 bits and 64 of 32.
+            let plain = SampleOptions::default();
+            let nucleus = SampleOptions { top_p: 0.9, ..plain };
+            let all = SampleOptions { temperature: 0.8, top_k: Some(50), top_p: 0.9, min_p: 0.01 };
+            for (name, options) in [("sample", plain), ("sample top-p", nucleus), ("sample top-k top-p min-p", all)] {
+                let mut validity: Option<Tensor<u8>> = None;
+                case(name).measure(criterion, &logits, &[rows], |o, ids| {
+                    let device = o.x[0].device();
+                    let valid = match &mut validity {
+                        Some(valid) if valid.device() == device => valid,
+                        other => other.insert(Tensor::zeros(device, &[rows])?),
+                    };
+                    let outputs = SampleInto { ids, valid: valid.view_mut(), log_probabilities: None, kept_mass: None };
+                    sample_into(&o.x[0], Dim::LAST, &options, Random::Seed { seed: 1, offset: 0 }, outputs)
+                });
+            }
+            case("gumbel_softmax").measure(criterion, &logits, &[rows, classes], |o, probabilities| {
+                let outputs = GumbelInto { probabilities, one_hot: None };
+                let random = Random::Seed { seed: 1, offset: 0 };
+                gumbel_softmax_into(&o.x[0], Dim::LAST, &GumbelOptions::default(), random, outputs)
+            });
         }
     }
 }

@@ -99,8 +99,8 @@ DEVICE float about(uint32_t key) {
 
 /// Entries of a long row that wait in shared memory for their threshold.
 constexpr uint32_t kCandidates = 4096;
-/// Running sums of a long row.
-constexpr uint32_t kGroups = 128;
+/// Running sums of a long row. Of what they add up together, up to a piece more than necessary is read again.
+constexpr uint32_t kGroups = 8;
 
 /// Shared memory beyond that of the collectives. Rows of a single piece need none.
 template <bool kLong>

@@ -59,8 +59,9 @@ pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use ops::inference::{
-    Confidence, ConfidenceInto, ConfidenceOptions, Random, SampleInto, SampleOptions, Samples, TopK, TopKInto, argmax,
-    argmax_into, confidence, confidence_into, sample, sample_into, top_k, top_k_into,
+    Confidence, ConfidenceInto, ConfidenceOptions, GumbelInto, GumbelOptions, GumbelSoftmax, Random, SampleInto,
+    SampleOptions, Samples, TopK, TopKInto, argmax, argmax_into, confidence, confidence_into, gumbel_softmax,
+    gumbel_softmax_into, sample, sample_into, top_k, top_k_into,
 };
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, ProbabilityTargets,

@@ -15,9 +15,10 @@ use common::random::Random;
 use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
-    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities,
-    SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy,
-    cross_entropy_in_place, f16, log_softmax_backward, logsumexp, softmax, softmax_backward, top_k,
+    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, GumbelOptions, LogProbabilities,
+    Probabilities, SampleOptions, SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence,
+    cross_entropy, cross_entropy_in_place, f16, gumbel_softmax, log_softmax_backward, logsumexp, sample, softmax,
+    softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -113,7 +114,7 @@ fn events<T: Float>() -> Case {
 }
 
 /// What is read off logits without a gradient, on one shape.
-fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 3] {
+fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 5] {
     // So many of the longest rows that their candidates do not fit in shared memory.
     let k = if dims[dim] < 10_000 { 20 } else { 1024 };
     let dim = Dim::front(dim);
@@ -127,6 +128,19 @@ fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 3] {
             let x = random::<T>(device, dims, 7);
             let sure = confidence(&x, dim, &ConfidenceOptions::default()).expect("a legal call");
             [sure.confidence, sure.margin, sure.entropy].into_iter().flat_map(|result| bits(result.to_vec())).collect()
+        }),
+        Case::new(named("sample"), move |device| {
+            let options = SampleOptions { top_k: Some(k), top_p: 0.9, ..SampleOptions::default() };
+            let drawn =
+                sample(&random::<T>(device, dims, 9), dim, &options, sumexp::Random::Seed { seed: 1, offset: 0 });
+            let drawn = drawn.expect("a legal call");
+            let ids = drawn.ids.to_vec().expect("no finding").into_iter().map(|id| id as u32);
+            ids.chain(bits(drawn.log_probabilities.to_vec())).collect()
+        }),
+        Case::new(named("gumbel_softmax"), move |device| {
+            let random = sumexp::Random::Seed { seed: 1, offset: 0 };
+            let drawn = gumbel_softmax(&self::random::<T>(device, dims, 9), dim, &GumbelOptions::default(), random);
+            bits(drawn.expect("a legal call").probabilities.to_vec())
         }),
         Case::new(named("top_k"), move |device| {
             let indices = top_k(&random::<T>(device, dims, 8), dim, k).expect("a legal call").indices.to_vec();
@@ -150,7 +164,8 @@ fn cases<T: Float>() -> Vec<Case> {
         (&[2, 20, 9], 1),
         (&[2, 300, 9], 1),
     ];
-    let rows: [(&[usize], usize); 4] = [(&[2, 4000], 1), (&[2, 40_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
+    let rows: [(&[usize], usize); 5] =
+        [(&[2, 4000], 1), (&[2, 40_000], 1), (&[1, 140_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
     let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
     let losses = losses.into_iter().chain([events::<T>()]);

@@ -51,4 +51,29 @@ typedef struct {
   uint32_t reserved;
 } SampleParams;
 
+/// The softmax of every row with Gumbel noise on its logits, and a one-hot row for the largest of them.
+typedef struct {
+  Positions positions;
+  Operand input;
+  RandomSource random;
+  Temperature tau;
+  /// Contiguous, of the input's shape and type, as is the one below.
+  void *probabilities;
+  /// Null if nobody asks.
+  void *one_hot;
+  /// Distance between neighbours along each dim of `positions` in the outputs.
+  uint64_t output_strides[SUMEXP_POSITION_RANK];
+  /// Distance between neighbours of one row in the outputs, at least 1.
+  uint64_t output_stride;
+  /// Elements per row, 1 to 2^31.
+  uint32_t length;
+  /// log2 of the elements that are moved together, 0 to 3; the largest power of two that divides `length`.
+  uint32_t unit_log2;
+  /// Whether whole units of the input are aligned and contiguous (0 or 1), and those of the outputs.
+  uint32_t input_units;
+  uint32_t probability_units;
+  uint32_t one_hot_units;
+  uint32_t reserved;
+} GumbelParams;
+
 #endif

@@ -100,6 +100,13 @@ pub enum KernelId {
         /// How a row is held.
         piece: Piece,
     },
+    /// The softmax of a row with Gumbel noise on it.
+    GumbelSoftmax {
+        /// Of the logits.
+        dtype: DType,
+        /// Lanes that share a row.
+        lanes: u32,
+    },
     /// An index of a row, drawn at random.
     Sample {
         /// Of the logits.
@@ -176,6 +183,7 @@ impl KernelId {
             Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
             Self::Confidence { dtype, piece } => format!("confidence_{dtype}_{}", held(piece)),
+            Self::GumbelSoftmax { dtype, lanes } => format!("gumbel_softmax_{dtype}_{lanes}"),
             Self::Sample { dtype, piece } => format!("sample_{dtype}_{}", held(piece)),
             Self::ConfidenceColumns { dtype } => format!("confidence_{dtype}_columns"),
             Self::TopK { dtype, piece } => format!("top_k_{dtype}_{}", held(piece)),
@@ -197,6 +205,7 @@ impl KernelId {
             Self::CrossEntropyFused { .. } => "loss_fused",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
+            Self::GumbelSoftmax { .. } => "inference_gumbel",
             Self::Sample { .. } => "inference_sample",
             Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
             Self::TopK { .. } => "inference_top_k",
@@ -238,7 +247,11 @@ impl KernelId {
             let top_k = inference::TOP_K.map(|piece| Self::TopK { dtype, piece });
             rows.chain(top_k).chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
         });
-        let draws = FLOATS.into_iter().flat_map(|dtype| sample::SAMPLE.map(|piece| Self::Sample { dtype, piece }));
+        let draws = FLOATS.into_iter().flat_map(|dtype| {
+            let samples = sample::SAMPLE.map(|piece| Self::Sample { dtype, piece });
+            let gumbel = sample::gumbel_pieces(dtype).map(|piece| Self::GumbelSoftmax { dtype, lanes: piece.lanes });
+            samples.into_iter().chain(gumbel)
+        });
         softmaxes
             .chain(losses)
             .chain(of_elements)

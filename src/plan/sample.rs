@@ -25,6 +25,17 @@ pub fn sample(rows: u64, length: u64, dtype: DType) -> Plan {
     choose(&SAMPLE, rows, length, dtype)
 }
 
+/// Pieces of the Gumbel kernels: 16 elements per lane, whatever their type. More lanes would leave the noise too few registers.
+pub const fn gumbel_pieces(dtype: DType) -> [Piece; 2] {
+    let vectors = dtype.size() as u32;
+    [Piece { lanes: 32, vectors }, Piece { lanes: 512, vectors }]
+}
+
+/// As [`sample`], for `gumbel_softmax`.
+pub fn gumbel(rows: u64, length: u64, dtype: DType) -> Plan {
+    choose(&gumbel_pieces(dtype), rows, length, dtype)
+}
+
 fn choose(ladder: &[Piece], rows: u64, length: u64, dtype: DType) -> Plan {
     let fits = ladder.iter().find(|piece| piece.capacity(dtype) >= length);
     let piece = *fits.or(ladder.last()).expect("a ladder has rungs");
@@ -53,6 +64,12 @@ mod tests {
             (262_144, DType::F32, 1024),
         ] {
             assert_eq!(sample(3, length, dtype).piece.lanes, lanes, "{length} of {dtype}");
+        }
+        for dtype in [DType::F32, DType::BF16] {
+            for (length, lanes) in [(1, 32), (512, 32), (513, 512), (8192, 512), (50_257, 512)] {
+                let plan = gumbel(3, length, dtype);
+                assert_eq!((plan.piece.lanes, plan.piece.capacity(dtype)), (lanes, 16 * u64::from(lanes)), "{length}");
+            }
         }
         assert_eq!(sample(5, 10, DType::F32).blocks, 2);
         assert_eq!(sample(1 << 40, 10, DType::F32).blocks, MAX_BLOCKS);

@@ -14,6 +14,7 @@ pub mod binary_cross_entropy;
 pub mod confidence;
 pub mod cross_entropy;
 mod elements;
+pub mod gumbel;
 pub mod philox;
 pub mod row;
 mod rows;

@@ -5,5 +5,7 @@ mod common;
 
 mod argmax;
 mod confidence;
+mod frequencies;
+mod gumbel;
 mod sample;
 mod top_k;

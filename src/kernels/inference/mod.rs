@@ -2,12 +2,14 @@
 
 mod argmax;
 mod confidence;
+mod gumbel;
 mod random;
 mod sample;
 mod top_k;
 
 pub(crate) use argmax::argmax;
 pub(crate) use confidence::{ConfidenceOutputs, confidence};
+pub(crate) use gumbel::{GumbelOutputs, gumbel_softmax};
 pub(crate) use random::Bits;
 pub(crate) use sample::{Cuts, SampleOutputs, sample};
 pub(crate) use top_k::top_k;

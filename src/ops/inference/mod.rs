@@ -2,12 +2,14 @@
 
 mod argmax;
 mod confidence;
+mod gumbel;
 mod random;
 mod sample;
 mod top_k;
 
 pub use argmax::{argmax, argmax_into};
 pub use confidence::{Confidence, ConfidenceInto, ConfidenceOptions, confidence, confidence_into};
+pub use gumbel::{GumbelInto, GumbelOptions, GumbelSoftmax, gumbel_softmax, gumbel_softmax_into};
 pub use random::Random;
 pub use sample::{SampleInto, SampleOptions, Samples, sample, sample_into};
 pub use top_k::{TopK, TopKInto, top_k, top_k_into};

@@ -170,7 +170,7 @@ struct Call<'a, T> {
 
 impl<'a, T: Float> Call<'a, T> {
     fn new(x: View<'a, T>, dim: Dim, options: &SampleOptions, random: Random<'a>) -> Result<Self> {
-        let checked = Checked::new(SAMPLE, x, dim)?;
+        let checked = Checked::new(SAMPLE, x, dim)?.not_empty()?;
         let SampleOptions { temperature, top_k, top_p, min_p } = *options;
         check::temperature(SAMPLE, temperature)?;
         let refuse = |option, value, wanted| Err(Error::Option { op: SAMPLE, option, value, wanted });
