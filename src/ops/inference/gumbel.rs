@@ -55,10 +55,10 @@ pub struct GumbelInto<'a, T: Float> {
 
 /// Softmax along `dim` of logits with Gumbel noise on them: `y = softmax((x + g) / temperature)` with `g = -ln(-ln(u))`.
 ///
-/// The largest `x + g` of a row is at index `i` with the probability that the softmax of `x` gives `i`, so `one_hot` is a sample, and
-/// `y` one that has a gradient: with the noise held fixed, it is [`softmax_backward`](crate::softmax_backward) of
-/// `probabilities` at the same temperature. For the straight-through estimator, `one_hot` goes forward, and the upstream gradient of `one_hot` is
-/// given to that same function.
+/// The largest `x + g` of a row is at index `i` with the probability that the softmax of `x` gives `i`, so `one_hot` is a sample,
+/// and `y` one that has a gradient: with the noise held fixed, it is [`softmax_backward`](crate::softmax_backward) of
+/// `probabilities` at the same temperature. For the straight-through estimator, `one_hot` goes forward, and the upstream gradient
+/// of `one_hot` is given to that same function.
 ///
 /// # Shapes
 /// | tensor | shape | type |
@@ -67,18 +67,19 @@ pub struct GumbelInto<'a, T: Float> {
 /// | `probabilities`, `one_hot` | as `x` | as `x` |
 ///
 /// # Definition
-/// Element `i` of a row has `u = (word + 1/2) / 2^32`, with word `i % 4` of the four Philox words whose number [`Random`] says. So `u` is
-/// never 0 or 1, nothing is clipped, and `g` lies between -3.14 and 22.88.
+/// Element `i` of a row has `u = (word + 1/2) / 2^32`, with word `i % 4` of the four Philox words whose number [`Random`] says.
+/// So `u` is never 0 or 1, nothing is clipped, and `g` lies between -3.14 and 22.88.
 ///
 /// # Numerics
 /// `g` is good to a few units in the last place of f32 at both ends, and `x - max(x) + g` is rounded to f32 for all types; 16-bit
-/// results are rounded once more, at the end. That makes `y` good to about `(1 + (spread + 23) / temperature) * 2^-22` of its size, where `spread` is how far
-/// below the largest logit of the row its own lies. -inf hides: such an entry gets 0, and a row with nothing visible is 0. A NaN or +inf makes its row NaN, in
-/// `one_hot` too. The bits of a row depend on its logits and its random bits alone.
+/// results are rounded once more, at the end. That makes `y` good to about `(1 + (spread + 23) / temperature) * 2^-22` of its
+/// size, where `spread` is how far below the largest logit of the row its own lies. -inf hides: such an entry gets 0, and a row
+/// with nothing visible is 0. A NaN or +inf makes its row NaN, in `one_hot` too. The bits of a row depend on its logits and its
+/// random bits alone.
 ///
 /// # Speed
-/// Rows of up to 8192 elements are read once, longer ones four times. The noise costs more than the softmax: ten rounds of Philox for
-/// every four elements, and two logarithms for each.
+/// Rows of up to 8192 elements are read once, longer ones four times. The noise costs more than the softmax: ten rounds of Philox
+/// for every four elements, and two logarithms for each.
 ///
 /// # Errors
 /// [`Error::Dim`], [`Error::Temperature`]; [`Error::TooMany`] for rows of more than 2^31 elements; [`Error::Shapes`] and

@@ -19,8 +19,8 @@ use std::ops::Range;
 /// | [`Random::PerRow`], in `sample` | the row's seed | 0 |
 /// | the same, in `gumbel_softmax` | the row's seed | index in the row / 4 |
 ///
-/// Rows are numbered row-major over the other dims. Calls that must be independent take other offsets (0, 1, 2 ...) or other seeds;
-/// `sample` and `gumbel_softmax` are two such calls.
+/// Rows are numbered row-major over the other dims. Calls that must be independent take other offsets (0, 1, 2 ...) or other
+/// seeds; `sample` and `gumbel_softmax` are two such calls.
 ///
 /// ```
 /// use sumexp::{Device, Dim, Random, SampleOptions, Tensor, sample};
