@@ -7,7 +7,7 @@ use crate::naive::dense;
 use crate::packed::Packed;
 use crate::values::ROUNDED;
 use sumexp::mask::{Align, Band, Offsets, Pattern, Rule};
-use sumexp::{Polarity, bf16};
+use sumexp::{Polarity, bf16, f16};
 
 const HIDDEN: f64 = f64::NEG_INFINITY;
 
@@ -309,4 +309,25 @@ fn an_infinite_score() {
         assert_same_bits(&"out", &got[row..=row], &want[row..=row]);
         assert_same_bits(&"lse", &lse[row..=row], &want_lse[row..=row]);
     }
+}
+
+/// pytorch's large-value test: bfloat16 tensors of 133120 everywhere have scores of 1.4e11, and inf - inf came out.
+#[test]
+fn huge_equal_scores() {
+    let mut problem = Problem::single(4, 5, 64, 30);
+    [&mut problem.q, &mut problem.k, &mut problem.v].into_iter().for_each(|x| x.fill(133_120.0));
+    let (out, lse) = problem.forward::<bf16>();
+    assert!(out.iter().all(|x| *x == bf16::from_f64(133_120.0)) && lse.iter().all(|x| *x == lse[0]));
+    assert_eq!(f64::from(lse[0]), 133_120.0f64.powi(2) * 8.0);
+    let Gradient { dq, dk, dv, .. } = problem.backward::<bf16>(&vec![1.0; 256], None);
+    assert!(dq.iter().chain(&dk).chain(&dv).all(|x| x.is_finite()));
+}
+
+/// ggml 17746, 17875: sums of values near the largest f16 overflowed before they were divided.
+#[test]
+fn values_near_the_largest_f16() {
+    let mut problem = Problem::single(2, 300, 8, 31);
+    problem.q.fill(0.0);
+    problem.v.fill(60_000.0);
+    assert!(problem.forward::<f16>().0.iter().all(|x| *x == f16::from_f64(60_000.0)));
 }
