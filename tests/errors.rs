@@ -214,6 +214,10 @@ fn every_other_text() {
             Error::Option { op: "sample", option: "top_p", value: 1.5, wanted: "above 0 and at most 1" },
             "sample: top_p is 1.5, it must be above 0 and at most 1",
         ),
+        (
+            Error::NoMinimum { op: "fit_temperature", reason: "no row counts" },
+            "fit_temperature: the loss has no minimum: no row counts",
+        ),
         (Error::TooMany { op: "top_k", option: "k", value: 9, max: 8 }, "top_k: k is 9, at most 8 is possible"),
         (
             Error::Target { op: "cross_entropy", row: 7, value: -4, classes: 19 },

@@ -302,6 +302,15 @@ pub enum Error {
         dim: usize,
     },
 
+    /// A loss that is to be minimised, and has no minimum.
+    #[error("{op}: the loss has no minimum: {reason}")]
+    NoMinimum {
+        /// The operation that looked for it.
+        op: &'static str,
+        /// Why, in words.
+        reason: &'static str,
+    },
+
     /// A target that is no class and is not the ignored index.
     #[error("{op}: target {value} in row {row} is not a class: there are {classes} classes")]
     Target {

@@ -4,6 +4,7 @@
 mod common;
 
 mod argmax;
+mod calibration;
 mod confidence;
 mod frequencies;
 mod gumbel;

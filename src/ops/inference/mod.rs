@@ -1,6 +1,7 @@
 //! What is read off logits without a gradient: the winner and how sure it is.
 
 mod argmax;
+mod calibration;
 mod confidence;
 mod gumbel;
 mod random;
@@ -8,6 +9,9 @@ mod sample;
 mod top_k;
 
 pub use argmax::{argmax, argmax_into};
+pub use calibration::{
+    Bin, CalibrationError, CalibrationOptions, FitTemperature, expected_calibration_error, fit_temperature,
+};
 pub use confidence::{Confidence, ConfidenceInto, ConfidenceOptions, confidence, confidence_into};
 pub use gumbel::{GumbelInto, GumbelOptions, GumbelSoftmax, gumbel_softmax, gumbel_softmax_into};
 pub use random::Random;
