@@ -59,7 +59,10 @@ pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use ops::inference::{
-Bin, CalibrationError, CalibrationOptions, Confidence, ConfidenceInto, ConfidenceOptions, FitTemperature, GumbelInto, GumbelOptions, GumbelSoftmax, Random, SampleInto, SampleOptions, Samples, TopK, TopKInto, argmax, argmax_into, confidence, confidence_into, expected_calibration_error, fit_temperature, gumbel_softmax, gumbel_softmax_into, sample, sample_into, top_k, top_k_into,
+    CalibrationBin, CalibrationError, CalibrationOptions, Confidence, ConfidenceInto, ConfidenceOptions,
+    FitTemperature, GumbelInto, GumbelOptions, GumbelSoftmax, Random, SampleInto, SampleOptions, Samples, TopK,
+    TopKInto, argmax, argmax_into, confidence, confidence_into, expected_calibration_error, fit_temperature,
+    gumbel_softmax, gumbel_softmax_into, sample, sample_into, top_k, top_k_into,
 };
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, ProbabilityTargets,

@@ -52,7 +52,7 @@ impl Default for CalibrationOptions {
 
 /// The rows whose confidence is above `i / bins` and at most `(i + 1) / bins`, for bin `i`. All 0 if there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Bin {
+pub struct CalibrationBin {
     /// How many rows.
     pub count: u64,
     /// The mean of their confidences.
@@ -67,7 +67,7 @@ pub struct CalibrationError {
     /// The mean over all rows that count of `|accuracy - confidence|` of their bins: 0 if every bin is right as often as it says.
     pub ece: f64,
     /// The bins, lowest confidence first: what a reliability diagram shows.
-    pub bins: Vec<Bin>,
+    pub bins: Vec<CalibrationBin>,
 }
 
 /// The temperature at which the mean cross-entropy of the rows is smallest: temperature scaling, fitted on held-out data.
@@ -207,7 +207,7 @@ pub fn expected_calibration_error<'a, 't, T: Float>(
             false => sums[bin(confidence, options.bins)].add(confidence, prediction == target),
         }
     }
-    let bins: Vec<Bin> = sums.iter().map(Sums::bin).collect();
+    let bins: Vec<CalibrationBin> = sums.iter().map(Sums::bin).collect();
     let gaps = bins.iter().map(|bin| bin.count as f64 * (bin.accuracy - bin.confidence).abs());
     let ece = match (rows, unbinned) {
         (0, _) => 0.0,
@@ -280,13 +280,13 @@ impl Sums {
         self.right += u64::from(right);
     }
 
-    fn bin(&self) -> Bin {
+    fn bin(&self) -> CalibrationBin {
         if self.count == 0 {
-            return Bin::default();
+            return CalibrationBin::default();
         }
         let count = self.count as f64;
         let confidence = self.confidence as f64 / Self::UNIT / count;
-        Bin { count: self.count, confidence, accuracy: self.right as f64 / count }
+        CalibrationBin { count: self.count, confidence, accuracy: self.right as f64 / count }
     }
 }
 

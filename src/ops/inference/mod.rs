@@ -10,7 +10,7 @@ mod top_k;
 
 pub use argmax::{argmax, argmax_into};
 pub use calibration::{
-    Bin, CalibrationError, CalibrationOptions, FitTemperature, expected_calibration_error, fit_temperature,
+    CalibrationBin, CalibrationError, CalibrationOptions, FitTemperature, expected_calibration_error, fit_temperature,
 };
 pub use confidence::{Confidence, ConfidenceInto, ConfidenceOptions, confidence, confidence_into};
 pub use gumbel::{GumbelInto, GumbelOptions, GumbelSoftmax, gumbel_softmax, gumbel_softmax_into};
