@@ -1,8 +1,8 @@
 //! fit_temperature and expected_calibration_error: closed forms, minima that are found otherwise, hand-computed bins.
 
 use sumexp::{
-    CalibrationOptions, Device, Dim, Error, FitTemperature, Tensor, bf16, expected_calibration_error as ece, f16,
-    fit_temperature as fit,
+    CalibrationOptions, Device, Dim, Error, FitTemperature, Targets, Tensor, bf16, expected_calibration_error as ece,
+    f16, fit_temperature as fit,
 };
 
 use crate::common::compare::Format;
@@ -174,6 +174,11 @@ fn what_is_refused() {
         let shapes = "shapes differ: [2] in targets, [3] in logits without their class dim";
         refused(fit(&x, Dim::LAST, &two, &DEFAULT), &format!("fit_temperature: {shapes}"));
         refused(ece(&x, Dim::LAST, &two, &options), &format!("expected_calibration_error: {shapes}"));
+        let three = Tensor::<f32>::zeros(&device, &[3]).unwrap();
+        let probabilities = || Targets::probabilities(&three);
+        let shapes = "shapes differ: [3] in targets that are probabilities, [3] in one class per row";
+        refused(fit(&x, Dim::LAST, probabilities(), &DEFAULT), &format!("fit_temperature: {shapes}"));
+        refused(ece(&x, Dim::LAST, probabilities(), &options), &format!("expected_calibration_error: {shapes}"));
         let empty = Tensor::<f32>::zeros(&device, &[3, 0]).unwrap();
         let classes = "logits of shape [3, 0] have rows but no classes along dim 1";
         refused(fit(&empty, Dim::LAST, &to, &DEFAULT), &format!("fit_temperature: {classes}"));

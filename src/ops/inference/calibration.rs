@@ -1,13 +1,13 @@
 //! Calibration: whether probabilities mean what they say, and the temperature that makes them.
 
-use super::{ConfidenceInto, ConfidenceOptions, argmax, confidence, confidence_into};
+use super::{ConfidenceOptions, argmax, confidence};
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::{Error, Result};
 use crate::ops::check;
-use crate::ops::loss::{CrossEntropy, CrossEntropyInto, CrossEntropySaved, Reduction, Targets, cross_entropy_into};
-use crate::shape::{Dim, Shape};
-use crate::tensor::{Tensor, View};
+use crate::ops::loss::{CrossEntropy, Reduction, Targets, cross_entropy};
+use crate::shape::Dim;
+use crate::tensor::View;
 
 /// Options of [`fit_temperature`].
 ///
@@ -87,7 +87,7 @@ pub struct CalibrationError {
 /// 2^15, and found to 2^-20 of itself, as far as losses and entropies in f32 can tell: where T is many times the spread of the logits,
 /// to about `(T / spread)^2 * 2^-22`. Where any temperature is as good as another the answer is 1.
 ///
-/// **Reads back.** Each of some 10 to 20 steps reads the logits twice on their device and copies two numbers per row to the host, which
+/// **Reads back.** Each of some 10 to 20 steps reads the logits once on their device and copies two numbers per row to the host, which
 /// adds them up in float64: the call waits for its device, and cannot be captured in a graph.
 ///
 /// # Errors
@@ -111,9 +111,11 @@ pub fn fit_temperature<'a, 't, T: Float>(
     targets: impl Into<Targets<'t>>,
     options: &FitTemperature,
 ) -> Result<f32> {
-    let mut losses = Losses::new(logits.into(), dim, targets.into(), options)?;
+    let (logits, targets, ignore_index) = (logits.into(), targets.into(), options.ignore_index);
+    let classes = checked_targets(FIT, &logits, dim, &targets, ignore_index)?;
+    let losses = Losses { logits, dim, targets, ignore_index };
     let none = |reason| Err(Error::NoMinimum { op: FIT, reason });
-    if losses.counts.iter().all(|counts| !counts) {
+    if classes.iter().all(|class| Some(*class) == ignore_index) {
         return none("no row counts");
     }
     // Log2 of the temperature, and there the derivative of the loss by it.
@@ -247,6 +249,11 @@ fn checked_targets<T: Float>(
         Targets::I64(view) => view.to_vec()?,
         Targets::I32(view) => view.to_vec()?.into_iter().map(i64::from).collect(),
         Targets::U32(view) => view.to_vec()?.into_iter().map(i64::from).collect(),
+        Targets::Probabilities(_) => {
+            let (left_shape, right_shape) = (targets.shape().dims().to_vec(), sizes.dims().to_vec());
+            let (left, right) = ("targets that are probabilities", "one class per row");
+            return Err(Error::Shapes { op, left, left_shape, right, right_shape });
+        }
     };
     let is_class = |value: i64| u64::try_from(value).is_ok_and(|value| value < rows.len);
     match targets.iter().position(|value| Some(*value) != ignore_index && !is_class(*value)) {
@@ -310,67 +317,31 @@ impl Slope {
     }
 }
 
-/// The losses and entropies of all rows at a temperature.
+/// Logits and targets whose loss is asked for at one temperature after another.
 struct Losses<'a, 't, T> {
     logits: View<'a, T>,
     dim: Dim,
     targets: Targets<'t>,
     ignore_index: Option<i64>,
-    /// Which rows count.
-    counts: Vec<bool>,
-    /// Confidence, margin and entropy; loss and lse, one per row each.
-    per_row: [Tensor<f32>; 5],
-    count: Tensor<i64>,
-    saved: Tensor<f32>,
 }
 
-impl<'a, 't, T: Float> Losses<'a, 't, T> {
-    fn new(logits: View<'a, T>, dim: Dim, targets: Targets<'t>, options: &FitTemperature) -> Result<Self> {
-        let values = checked_targets(FIT, &logits, dim, &targets, options.ignore_index)?;
-        let device = logits.device();
-        let sizes = *targets.shape();
-        let number = || Tensor::unfilled(FIT, device, sizes);
-        let saved = Shape::new(FIT, &[CrossEntropySaved::elements(values.len())])?;
-        Ok(Self {
-            logits,
-            dim,
-            targets,
-            ignore_index: options.ignore_index,
-            counts: values.into_iter().map(|value| Some(value) != options.ignore_index).collect(),
-            per_row: [number()?, number()?, number()?, number()?, number()?],
-            count: Tensor::unfilled(FIT, device, Shape::new(FIT, &[])?)?,
-            saved: Tensor::unfilled(FIT, device, saved)?,
-        })
-    }
-
-    /// The derivative of the mean loss by log2 of the temperature, but for a positive factor: the mean of entropy less loss.
-    fn slope(&mut self, log2: f64) -> Result<Slope> {
-        let temperature = log2.exp2() as f32;
-        let [confidence, margin, entropy, loss, lse] = &mut self.per_row;
-        let outputs = ConfidenceInto {
-            confidence: confidence.view_mut(),
-            margin: margin.view_mut(),
-            entropy: entropy.view_mut(),
-        };
-        confidence_into(self.logits, self.dim, &ConfidenceOptions { temperature }, outputs)?;
+impl<T: Float> Losses<'_, '_, T> {
+    /// The derivative of the loss by log2 of the temperature, but for a positive factor: the sum of entropy less loss.
+    fn slope(&self, log2: f64) -> Result<Slope> {
         let options = CrossEntropy {
             ignore_index: self.ignore_index,
-            temperature,
+            temperature: log2.exp2() as f32,
             reduction: Reduction::None,
+            statistics: true,
             ..CrossEntropy::default()
         };
-        let outputs = CrossEntropyInto {
-            loss: loss.view_mut(),
-            lse: lse.view_mut(),
-            count: self.count.view_mut(),
-            saved: self.saved.view_mut(),
-        };
-        cross_entropy_into(self.logits, self.dim, self.targets, &options, outputs)?;
-        let (losses, entropies) = (loss.to_vec()?, entropy.to_vec()?);
+        let output = cross_entropy(self.logits, self.dim, self.targets, &options)?;
+        let entropies = output.statistics.expect("they were asked for").entropy.to_vec()?;
+        // Rows that do not count have neither loss nor entropy.
         let (mut total, mut slope) = (0.0, 0.0);
-        for ((loss, entropy), _) in losses.iter().zip(&entropies).zip(&self.counts).filter(|(_, counts)| **counts) {
-            total += f64::from(*loss);
-            slope += f64::from(*entropy) - f64::from(*loss);
+        for (loss, entropy) in output.loss.to_vec()?.into_iter().zip(entropies) {
+            total += f64::from(loss);
+            slope += f64::from(entropy) - f64::from(loss);
         }
         Ok(match slope {
             _ if !slope.is_finite() => Slope::NotFinite,
@@ -383,7 +354,7 @@ impl<'a, 't, T: Float> Losses<'a, 't, T> {
 
     /// Log2 of the temperature between two where the loss falls and where it rises: their places and derivatives. Regula falsi, where
     /// the derivative of an end that stays counts half, and every third step a bisection, so that no shape of the loss makes it slow.
-    fn minimum(&mut self, (mut below, mut falls): (f64, f64), (mut above, mut rises): (f64, f64)) -> Result<f64> {
+    fn minimum(&self, (mut below, mut falls): (f64, f64), (mut above, mut rises): (f64, f64)) -> Result<f64> {
         for step in 1.. {
             let middle = 0.5 * (below + above);
             if above - below <= NARROWEST {
