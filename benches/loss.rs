@@ -11,6 +11,7 @@ use sumexp::{
 use sumexp::{
     CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Float, Reduction, Result, Tensor, bf16, f16,
 };
+use sumexp::{Direction, KlDivergence, kl_div_backward_into, kl_div_into};
 use sumexp::{cross_entropy_backward_into, cross_entropy_gradient_into, cross_entropy_into};
 
 /// Numbers of classes: characters, images, the vocabularies of GPT-2, Llama 2 and 3, and Gemma.
@@ -29,7 +30,30 @@ fn each_size<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine)
     for classes in CLASSES {
         cross_entropy_of::<T>(criterion, machine, machine.rows::<T>(classes), classes);
     }
+    for classes in CLASSES {
+        divergence_of::<T>(criterion, machine, &[machine.rows::<T>(classes), classes]);
+    }
     binary_cross_entropy_of::<T>(criterion, machine, &[machine.rows::<T>(1024), 1024]);
+}
+
+/// A student's divergence from a teacher, either way and both ways, and the gradients.
+fn divergence_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, dims: &[usize; 2]) {
+    let device = &machine.device;
+    let (student, teacher) = (normal::<T>(device, dims, 1), normal::<T>(device, dims, 2));
+    let mut operands = Operands::of(vec![student, teacher]);
+    for (name, direction) in [("kl_div", Direction::Forward), ("js_div", Direction::JensenShannon { beta: 0.5 })] {
+        let options = KlDivergence { direction, reduction: Reduction::None, ..KlDivergence::default() };
+        let case = |op: &'static str| Case { machine, op, shape: format!("{} x {}", dims[0], dims[1]) };
+        operands.f32 = Vec::new();
+        case(name).measure(criterion, &operands, &dims[..1], |o, loss| {
+            kl_div_into(&o.x[0], &o.x[1], Dim::LAST, &options, loss)
+        });
+        operands.f32 = vec![normal(device, &dims[..1], 4)];
+        let name = if name == "kl_div" { "kl_div_backward" } else { "js_div_backward" };
+        case(name).measure(criterion, &operands, dims, |o, dstudent| {
+            kl_div_backward_into(&o.x[0], &o.x[1], Dim::LAST, &o.f32[0], &options, dstudent)
+        });
+    }
 }
 
 /// The mean over all elements, and its gradient.

@@ -9,6 +9,7 @@
 #include "params/inference_sample.h"
 #include "params/loss.h"
 #include "params/loss_binary.h"
+#include "params/loss_divergence.h"
 #include "params/loss_fused.h"
 #include "params/sigmoid.h"
 #include "params/softmax.h"

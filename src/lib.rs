@@ -65,12 +65,14 @@ pub use ops::inference::{
     gumbel_softmax, gumbel_softmax_into, sample, sample_into, top_k, top_k_into,
 };
 pub use ops::loss::{
-    BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, ProbabilityTargets,
-    Reduction, Targets, TokenStatistics, TokenStatisticsInto, binary_cross_entropy_with_logits,
+    BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Direction, KlDivergence,
+    ProbabilityTargets, Reduction, Targets, TokenStatistics, TokenStatisticsInto, binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_backward, binary_cross_entropy_with_logits_backward_into,
     binary_cross_entropy_with_logits_into, cross_entropy, cross_entropy_backward, cross_entropy_backward_into,
     cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_into,
-    cross_entropy_with_gradient, cross_entropy_with_gradient_into,
+    cross_entropy_with_gradient, cross_entropy_with_gradient_into, distillation_loss, distillation_loss_backward,
+    distillation_loss_backward_into, distillation_loss_into, kl_div, kl_div_backward, kl_div_backward_into,
+    kl_div_into,
 };
 pub use ops::sigmoid::{
     log_sigmoid, log_sigmoid_backward, log_sigmoid_backward_into, log_sigmoid_into, sigmoid, sigmoid_backward,

@@ -15,10 +15,10 @@ use common::random::Random;
 use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
-    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, GumbelOptions, LogProbabilities,
-    Probabilities, SampleOptions, SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence,
-    cross_entropy, cross_entropy_in_place, f16, gumbel_softmax, log_softmax_backward, logsumexp, sample, softmax,
-    softmax_backward, top_k,
+    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Direction, Float, GumbelOptions,
+    KlDivergence, LogProbabilities, Probabilities, SampleOptions, SoftmaxOptions, Tensor, argmax, bf16,
+    binary_cross_entropy_with_logits, confidence, cross_entropy, cross_entropy_in_place, f16, gumbel_softmax, kl_div,
+    kl_div_backward, log_softmax_backward, logsumexp, sample, softmax, softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -113,6 +113,17 @@ fn events<T: Float>() -> Case {
     })
 }
 
+/// A divergence and the gradient of another, which has one sum more.
+fn divergence<T: Float>(dims: &'static [usize]) -> Case {
+    Case::new(format!("kl_div {} {dims:?}", T::DTYPE), move |device| {
+        let (student, teacher) = (random::<T>(device, dims, 9), random::<T>(device, dims, 10));
+        let options = KlDivergence { direction: Direction::Reverse, ..KlDivergence::default() };
+        let loss = kl_div(&student, &teacher, Dim::LAST, &options).expect("a legal call");
+        let gradient = kl_div_backward(&student, &teacher, Dim::LAST, &loss, &options).expect("a legal call");
+        [bits(loss.to_vec()), bits(gradient.to_vec())].concat()
+    })
+}
+
 /// What is read off logits without a gradient, on one shape.
 fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 5] {
     // So many of the longest rows that their candidates do not fit in shared memory.
@@ -168,7 +179,8 @@ fn cases<T: Float>() -> Vec<Case> {
         [(&[2, 4000], 1), (&[2, 40_000], 1), (&[1, 140_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
     let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
-    let losses = losses.into_iter().chain([events::<T>()]);
+    let divergences: [&[usize]; 3] = [&[2, 2000], &[2, 8000], &[2, 40_000]];
+    let losses = losses.into_iter().chain([events::<T>()]).chain(divergences.map(divergence::<T>));
     family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
 }
 

@@ -127,31 +127,33 @@ DEVICE float exp2_times_2_24(float high, float low) {
   return high < -150.0f ? 0.0f : __fmul_rn(mantissa, scale);
 }
 
-/// ln(1 + x) for a settled x >= 0, within about one unit in the last place; NaN stays NaN.
+/// ln(y + low) for a settled y above 0 (not subnormal), within about one unit in the last place; NaN stays NaN.
 ///
-/// 1 + x.high = 2^k * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and with s = f / (2 + f) the series of atanh gives
+/// y = 2^k * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), and with s = f / (2 + f) the series of atanh gives
 /// ln(1 + f) = 2s + s^3 * r(s^2) = f - s * (f - s^2 * r(s^2)), r the minimax polynomial of degree 3 (largest error 4e-11).
 ///
-/// What x.high leaves out changes that by x.low / (1 + x), and matters only where the logarithm is small and 1 + f is 1 + x.
-DEVICE float log1p_accurate(Pair x) {
-  const Pair one_plus = two_sum(1.0f, x.high);
+/// What `low` adds changes that by low / y, and matters only where the logarithm is small and 1 + f is y.
+DEVICE float log_accurate(Pair y, float low) {
   // Adding the bits of 1 less those of sqrt(1/2) carries into the exponent exactly when the mantissa is sqrt(2) or more.
-  const uint32_t k = ((__float_as_uint(one_plus.high) + (0x3f800000u - 0x3f3504f3u)) >> 23) - 127u;
+  const uint32_t k = ((__float_as_uint(y.high) + (0x3f800000u - 0x3f3504f3u)) >> 23) - 127u;
   const float scale = __uint_as_float((127u - k) << 23);  // 2^-k
-  // The second term is what 1 + x rounded away: for k = 0, f is x.high again.
-  const float f = __fmaf_rn(one_plus.low, scale, __fmaf_rn(one_plus.high, scale, -1.0f));
+  // The second term is what y.high leaves out: where y is 1 + x and k = 0, f is x again.
+  const float f = __fmaf_rn(y.low, scale, __fmaf_rn(y.high, scale, -1.0f));
   const float s = quotient(f, __fadd_rn(2.0f, f));
   const float z = __fmul_rn(s, s);
   float r = 0x1.decc6ep-3f;
   r = __fmaf_rn(r, z, 0x1.245778p-2f);
   r = __fmaf_rn(r, z, 0x1.9999f6p-2f);
   r = __fmaf_rn(r, z, 0x1.555556p-1f);
-  const float low = __fmul_rn(x.low, scale);
-  const float log_mantissa = __fadd_rn(f, __fmaf_rn(-s, __fmaf_rn(-z, r, f), __fmaf_rn(-f, low, low)));
+  const float rest = __fmul_rn(low, scale);
+  const float log_mantissa = __fadd_rn(f, __fmaf_rn(-s, __fmaf_rn(-z, r, f), __fmaf_rn(-f, rest, rest)));
   const float kLn2High = 0x1.62e400p-1f, kLn2Low = 0x1.7f7d1cp-20f;  // k * high is exact
   const float n = static_cast<float>(static_cast<int>(k));
   return __fmaf_rn(n, kLn2High, __fmaf_rn(n, kLn2Low, log_mantissa));
 }
+
+/// ln(1 + x) for a settled x >= 0, within about one unit in the last place; NaN stays NaN.
+DEVICE float log1p_accurate(Pair x) { return log_accurate(two_sum(1.0f, x.high), x.low); }
 
 DEVICE float log1p_accurate(float x) { return log1p_accurate(Pair{x, 0.0f}); }
 

@@ -76,6 +76,20 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// Divergence of every pair of rows of logits.
+    DivergenceForward {
+        /// Of the logits.
+        dtype: DType,
+        /// How each of the two rows is held.
+        piece: Piece,
+    },
+    /// Gradient of the student's logits.
+    DivergenceBackward {
+        /// Of the logits.
+        dtype: DType,
+        /// How each of the two rows is held.
+        piece: Piece,
+    },
     /// sigmoid, log-sigmoid and their gradients.
     Sigmoid {
         /// Of the arguments.
@@ -179,6 +193,8 @@ impl KernelId {
             }
             Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
+            Self::DivergenceForward { dtype, piece } => format!("divergence_forward_{dtype}_{}", held(piece)),
+            Self::DivergenceBackward { dtype, piece } => format!("divergence_backward_{dtype}_{}", held(piece)),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
             Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
@@ -202,6 +218,8 @@ impl KernelId {
                 (SoftmaxForm::Rows(_), _) => "softmax_backward",
             },
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
+            Self::DivergenceForward { .. } => "loss_divergence",
+            Self::DivergenceBackward { .. } => "loss_divergence_backward",
             Self::CrossEntropyFused { .. } => "loss_fused",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
@@ -229,7 +247,11 @@ impl KernelId {
             });
             let columns = [(false, false), (false, true), (true, false), (true, true)]
                 .map(|(dense, backward)| Self::CrossEntropyColumns { dtype, dense, backward });
-            forward.into_iter().chain(backward).chain(fused).chain(dense).chain(columns)
+            let divergences = loss::DIVERGENCE.into_iter().flat_map(move |piece| {
+                [Self::DivergenceForward { dtype, piece }, Self::DivergenceBackward { dtype, piece }]
+            });
+            let cross_entropies = forward.into_iter().chain(backward).chain(fused).chain(dense).chain(columns);
+            cross_entropies.chain(divergences)
         });
         let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
             let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });

@@ -16,6 +16,14 @@ pub const FORWARD: [Piece; 4] = [
 pub const BACKWARD: [Piece; 3] =
     [Piece { lanes: 8, vectors: 1 }, Piece { lanes: 32, vectors: 4 }, Piece { lanes: 256, vectors: 4 }];
 
+/// Pieces of the divergence kernels, which hold two of them, smallest first. The largest takes longer rows piece by piece.
+pub const DIVERGENCE: [Piece; 4] = [
+    Piece { lanes: 8, vectors: 1 },
+    Piece { lanes: 32, vectors: 2 },
+    Piece { lanes: 128, vectors: 4 },
+    Piece { lanes: 512, vectors: 4 },
+];
+
 /// Pieces of the kernels in which every class has a share of the loss, smallest first. The largest takes longer rows piece by piece.
 pub const DENSE: [Piece; 3] =
     [Piece { lanes: 8, vectors: 1 }, Piece { lanes: 32, vectors: 4 }, Piece { lanes: 512, vectors: 2 }];
@@ -131,6 +139,12 @@ pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType, dense: bool) 
     Backward::Rows { piece, pieces, blocks: (rows * pieces).div_ceil(piece.groups()).min(MAX_BLOCKS) }
 }
 
+/// The divergence kernel, either way, for `rows` rows of `length` elements, and its number of blocks.
+pub fn divergence(length: u64, rows: u64, dtype: DType) -> (Piece, u64) {
+    let piece = smallest(&DIVERGENCE, length, dtype);
+    (piece, rows.div_ceil(piece.groups()).min(MAX_BLOCKS))
+}
+
 /// Blocks of the forward kernel of binary cross-entropy, each for one chunk of elements at a time.
 pub fn binary_chunks(elements: u64) -> u64 {
     chunks(elements).min(MAX_BLOCKS)
@@ -229,6 +243,9 @@ mod tests {
         let long = backward(50_257, 3, 1, DType::F32, false);
         assert_eq!(long, Backward::Rows { piece: BACKWARD[2], pieces: 13, blocks: 39 });
         assert_eq!(backward(19, 1000, 10, DType::F16, true), Backward::Columns { pieces: 2, blocks: 8 });
+        assert_eq!(divergence(10, 17, DType::F32), (DIVERGENCE[0], 2));
+        assert_eq!(divergence(257, 17, DType::F32), (DIVERGENCE[2], 17));
+        assert_eq!(divergence(50_257, u64::MAX, DType::F32), (DIVERGENCE[3], MAX_BLOCKS));
         assert_eq!((binary_chunks(4097), binary_chunks(u64::MAX / 8)), (2, MAX_BLOCKS));
         assert_eq!((binary_backward(1), binary_backward(1025), binary_backward(u64::MAX / 8)), (1, 2, MAX_BLOCKS));
         assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));

@@ -13,6 +13,7 @@ pub mod attention;
 pub mod binary_cross_entropy;
 pub mod confidence;
 pub mod cross_entropy;
+pub mod divergence;
 mod elements;
 pub mod gumbel;
 pub mod philox;

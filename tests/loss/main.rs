@@ -5,6 +5,8 @@ mod common;
 
 mod binary_cross_entropy;
 mod cross_entropy;
+mod divergence;
+mod divergence_laws;
 mod errors;
 mod fused;
 mod options;

@@ -2,12 +2,14 @@
 
 mod binary_cross_entropy;
 mod cross_entropy;
+mod divergence;
 mod fused;
 
 pub(crate) use binary_cross_entropy::{BinaryCall, binary_cross_entropy_backward, binary_cross_entropy_forward};
 pub(crate) use cross_entropy::{
     Call, CallTargets, Outputs, STATE, Statistics, cross_entropy_backward, cross_entropy_forward,
 };
+pub(crate) use divergence::{Divergence, DivergenceCall, divergence_backward, divergence_forward};
 pub(crate) use fused::{Destination, cross_entropy_fused};
 
 use super::params::{

@@ -2,6 +2,7 @@
 
 mod binary_cross_entropy;
 mod cross_entropy;
+mod divergence;
 mod reduction;
 mod targets;
 
@@ -14,6 +15,10 @@ pub use cross_entropy::{
     cross_entropy, cross_entropy_backward, cross_entropy_backward_into, cross_entropy_gradient,
     cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_into, cross_entropy_with_gradient,
     cross_entropy_with_gradient_into,
+};
+pub use divergence::{
+    Direction, KlDivergence, distillation_loss, distillation_loss_backward, distillation_loss_backward_into,
+    distillation_loss_into, kl_div, kl_div_backward, kl_div_backward_into, kl_div_into,
 };
 pub use reduction::Reduction;
 pub use targets::{ProbabilityTargets, Targets};
