@@ -66,13 +66,14 @@ pub use ops::inference::{
 };
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Direction, KlDivergence,
-    ProbabilityTargets, Reduction, Targets, TokenStatistics, TokenStatisticsInto, binary_cross_entropy_with_logits,
-    binary_cross_entropy_with_logits_backward, binary_cross_entropy_with_logits_backward_into,
-    binary_cross_entropy_with_logits_into, cross_entropy, cross_entropy_backward, cross_entropy_backward_into,
-    cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_into,
-    cross_entropy_with_gradient, cross_entropy_with_gradient_into, distillation_loss, distillation_loss_backward,
-    distillation_loss_backward_into, distillation_loss_into, kl_div, kl_div_backward, kl_div_backward_into,
-    kl_div_into,
+    NllLoss, ProbabilityTargets, Reduction, Targets, TokenStatistics, TokenStatisticsInto,
+    binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,
+    binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into, cross_entropy,
+    cross_entropy_backward, cross_entropy_backward_into, cross_entropy_gradient, cross_entropy_gradient_into,
+    cross_entropy_in_place, cross_entropy_into, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
+    distillation_loss, distillation_loss_backward, distillation_loss_backward_into, distillation_loss_into, kl_div,
+    kl_div_backward, kl_div_backward_into, kl_div_into, nll_loss, nll_loss_backward, nll_loss_backward_into,
+    nll_loss_into,
 };
 pub use ops::sigmoid::{
     log_sigmoid, log_sigmoid_backward, log_sigmoid_backward_into, log_sigmoid_into, sigmoid, sigmoid_backward,

@@ -90,6 +90,18 @@ pub enum KernelId {
         /// How each of the two rows is held.
         piece: Piece,
     },
+    /// Loss of every row of log-probabilities.
+    NllForward {
+        /// Of the log-probabilities.
+        dtype: DType,
+    },
+    /// Its gradient at the targets.
+    NllBackward {
+        /// Of the log-probabilities.
+        dtype: DType,
+    },
+    /// Its gradient everywhere else.
+    NllZeros,
     /// sigmoid, log-sigmoid and their gradients.
     Sigmoid {
         /// Of the arguments.
@@ -195,6 +207,9 @@ impl KernelId {
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::DivergenceForward { dtype, piece } => format!("divergence_forward_{dtype}_{}", held(piece)),
             Self::DivergenceBackward { dtype, piece } => format!("divergence_backward_{dtype}_{}", held(piece)),
+            Self::NllForward { dtype } => format!("nll_forward_{dtype}"),
+            Self::NllBackward { dtype } => format!("nll_backward_{dtype}"),
+            Self::NllZeros => "nll_zeros".to_owned(),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
             Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
             Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
@@ -221,6 +236,7 @@ impl KernelId {
             Self::DivergenceForward { .. } => "loss_divergence",
             Self::DivergenceBackward { .. } => "loss_divergence_backward",
             Self::CrossEntropyFused { .. } => "loss_fused",
+            Self::NllForward { .. } | Self::NllBackward { .. } | Self::NllZeros => "loss_nll",
             Self::Sigmoid { .. } => "sigmoid",
             Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
             Self::GumbelSoftmax { .. } => "inference_gumbel",
@@ -251,7 +267,8 @@ impl KernelId {
                 [Self::DivergenceForward { dtype, piece }, Self::DivergenceBackward { dtype, piece }]
             });
             let cross_entropies = forward.into_iter().chain(backward).chain(fused).chain(dense).chain(columns);
-            cross_entropies.chain(divergences)
+            let of_log_probabilities = [Self::NllForward { dtype }, Self::NllBackward { dtype }];
+            cross_entropies.chain(divergences).chain(of_log_probabilities)
         });
         let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
             let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });
@@ -274,12 +291,11 @@ impl KernelId {
             let gumbel = sample::gumbel_pieces(dtype).map(|piece| Self::GumbelSoftmax { dtype, lanes: piece.lanes });
             samples.into_iter().chain(gumbel)
         });
-        softmaxes
-            .chain(losses)
-            .chain(of_elements)
-            .chain(inferences)
-            .chain(draws)
-            .chain([Self::LossCollect, Self::LossFinish])
+        softmaxes.chain(losses).chain(of_elements).chain(inferences).chain(draws).chain([
+            Self::LossCollect,
+            Self::LossFinish,
+            Self::NllZeros,
+        ])
     }
 }
 

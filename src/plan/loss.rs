@@ -145,6 +145,11 @@ pub fn divergence(length: u64, rows: u64, dtype: DType) -> (Piece, u64) {
     (piece, rows.div_ceil(piece.groups()).min(MAX_BLOCKS))
 }
 
+/// Blocks of a kernel of the loss of log-probabilities, with a thread for each row, or for 16 bytes.
+pub fn nll(items: u64) -> u64 {
+    items.div_ceil(u64::from(COLLECT_THREADS)).min(MAX_BLOCKS)
+}
+
 /// Blocks of the forward kernel of binary cross-entropy, each for one chunk of elements at a time.
 pub fn binary_chunks(elements: u64) -> u64 {
     chunks(elements).min(MAX_BLOCKS)
@@ -246,6 +251,7 @@ mod tests {
         assert_eq!(divergence(10, 17, DType::F32), (DIVERGENCE[0], 2));
         assert_eq!(divergence(257, 17, DType::F32), (DIVERGENCE[2], 17));
         assert_eq!(divergence(50_257, u64::MAX, DType::F32), (DIVERGENCE[3], MAX_BLOCKS));
+        assert_eq!((nll(1), nll(257), nll(u64::MAX)), (1, 2, MAX_BLOCKS));
         assert_eq!((binary_chunks(4097), binary_chunks(u64::MAX / 8)), (2, MAX_BLOCKS));
         assert_eq!((binary_backward(1), binary_backward(1025), binary_backward(u64::MAX / 8)), (1, 2, MAX_BLOCKS));
         assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));

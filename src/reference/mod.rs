@@ -16,6 +16,7 @@ pub mod cross_entropy;
 pub mod divergence;
 mod elements;
 pub mod gumbel;
+pub mod nll;
 pub mod philox;
 pub mod row;
 mod rows;

@@ -9,6 +9,7 @@ mod divergence;
 mod divergence_laws;
 mod errors;
 mod fused;
+mod nll;
 mod options;
 mod rounds;
 mod statistics;

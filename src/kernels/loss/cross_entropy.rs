@@ -36,6 +36,22 @@ pub(crate) struct CallTargets<'a> {
 }
 
 impl CallTargets<'_> {
+    /// The parameter block's description of classes, which are operand `number` of `walk`.
+    pub(super) fn params(&self, walk: &Walk, number: usize, classes: u64) -> Targets {
+        Targets {
+            operand: if self.spread() { absent() } else { walk.operand(number, self.address, 0) },
+            classes,
+            ignore_index: self.ignore_index.unwrap_or(0),
+            has_ignore_index: u32::from(self.ignore_index.is_some()),
+            type_: match self.dtype {
+                DType::I32 => TARGETS_I32.0,
+                DType::U32 => TARGETS_U32.0,
+                DType::F32 | DType::F16 | DType::BF16 => TARGETS_NONE.0,
+                _ => TARGETS_I64.0,
+            },
+        }
+    }
+
     /// Whether they are probabilities.
     fn spread(&self) -> bool {
         matches!(self.dtype, DType::F32 | DType::F16 | DType::BF16)
@@ -137,18 +153,7 @@ impl<T: Float> Call<'_, T> {
 
     /// The parameter block's description; targets are operand 1 of `walk`.
     fn targets(&self, walk: &Walk) -> Targets {
-        Targets {
-            operand: if self.targets.spread() { absent() } else { walk.operand(1, self.targets.address, 0) },
-            classes: self.rows.len,
-            ignore_index: self.targets.ignore_index.unwrap_or(0),
-            has_ignore_index: u32::from(self.targets.ignore_index.is_some()),
-            type_: match self.targets.dtype {
-                DType::I32 => TARGETS_I32.0,
-                DType::U32 => TARGETS_U32.0,
-                DType::F32 | DType::F16 | DType::BF16 => TARGETS_NONE.0,
-                _ => TARGETS_I64.0,
-            },
-        }
+        self.targets.params(walk, 1, self.rows.len)
     }
 
     /// As [`Call::targets`], if they are probabilities.

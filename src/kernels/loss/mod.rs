@@ -4,6 +4,7 @@ mod binary_cross_entropy;
 mod cross_entropy;
 mod divergence;
 mod fused;
+mod nll;
 
 pub(crate) use binary_cross_entropy::{BinaryCall, binary_cross_entropy_backward, binary_cross_entropy_forward};
 pub(crate) use cross_entropy::{
@@ -11,6 +12,7 @@ pub(crate) use cross_entropy::{
 };
 pub(crate) use divergence::{Divergence, DivergenceCall, divergence_backward, divergence_forward};
 pub(crate) use fused::{Destination, cross_entropy_fused};
+pub(crate) use nll::{NllCall, nll_backward, nll_forward};
 
 use super::params::{
     ErrorRecord, LossFinishParams, LossPartial, REDUCTION_MEAN, REDUCTION_MEAN_OVER, REDUCTION_NONE, REDUCTION_SUM,

@@ -3,6 +3,7 @@
 mod binary_cross_entropy;
 mod cross_entropy;
 mod divergence;
+mod nll;
 mod reduction;
 mod targets;
 
@@ -20,6 +21,7 @@ pub use divergence::{
     Direction, KlDivergence, distillation_loss, distillation_loss_backward, distillation_loss_backward_into,
     distillation_loss_into, kl_div, kl_div_backward, kl_div_backward_into, kl_div_into,
 };
+pub use nll::{NllLoss, nll_loss, nll_loss_backward, nll_loss_backward_into, nll_loss_into};
 pub use reduction::Reduction;
 pub use targets::{ProbabilityTargets, Targets};
 
