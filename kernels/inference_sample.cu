@@ -315,7 +315,8 @@ class Sampler {
       each([&](float x) {
         const uint32_t key = key_of<T>(x);
         if (key >= interval.low && key < interval.high) {
-          slots.of_long_row.candidates[atomicAdd(&slots.of_long_row.candidate_count, 1u)] = x;
+          // The interval was counted: the remainder changes nothing, and no slip elsewhere can lead out of the array.
+          slots.of_long_row.candidates[atomicAdd(&slots.of_long_row.candidate_count, 1u) % kCandidates] = x;
         }
       });
       __syncthreads();
@@ -400,8 +401,8 @@ class Sampler {
   DEVICE uint32_t piece_with(uint32_t threshold, MassOf mass_of, uint64_t& target) {
     const auto& running = slots.of_long_row.running;
     const uint32_t together = pieces_together() * kCapacity;
-    // The first group whose running sum is above the target.
-    uint32_t group = 0, end = (p.length - 1) / together + 1;
+    // The first group whose running sum is above the target; the last one if no other's is.
+    uint32_t group = 0, end = (p.length - 1) / together;
     while (group < end) {
       const uint32_t middle = (group + end) / 2;
       if (running[middle].value > target) {
@@ -413,7 +414,7 @@ class Sampler {
     if (group > 0) target -= running[group - 1].value;
     uint32_t begin = group * together;
     if (together == kCapacity) return begin;
-    while (true) {
+    while (p.length - begin > kCapacity) {
       uint64_t own = 0;
       each_held(hold(begin), [&](float x) {
         if (key_of<T>(x) >= threshold) own += mass_of(x);
@@ -422,6 +423,7 @@ class Sampler {
       if (target < sum) return begin;
       target -= sum, begin += kCapacity;
     }
+    return begin;
   }
 
   /// The sum of the values of the lanes before this one. All lanes that share the row must call. Contains a barrier if a row has
