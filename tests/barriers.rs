@@ -105,6 +105,27 @@ fn loss<T: Float>((classes, gradient): (usize, bool)) -> Case {
     })
 }
 
+/// The losses of two rows in which every class has a share, and what is known of the rows beside that.
+fn shares<T: Float>(classes: usize) -> Case {
+    Case::new(format!("cross_entropy with shares {} [2, {classes}]", T::DTYPE), move |device| {
+        let logits = random::<T>(device, &[2, classes], 4);
+        let targets = Tensor::from_slice(device, &[2], &[classes as i64 - 1, 1]).expect("a small tensor");
+        let options = CrossEntropy {
+            reduction: sumexp::Reduction::None,
+            label_smoothing: 0.5,
+            statistics: true,
+            ..CrossEntropy::default()
+        };
+        let output = cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call");
+        let statistics = output.statistics.expect("asked for");
+        let mut all = bits(output.loss.to_vec());
+        all.extend(bits(statistics.entropy.to_vec()));
+        all.extend(statistics.rank.to_vec().expect("no finding").into_iter().map(|rank| rank as u32));
+        all.extend(statistics.argmax.to_vec().expect("no finding").into_iter().map(|index| index as u32));
+        all
+    })
+}
+
 /// The mean loss of more events than a block takes at a time.
 fn events<T: Float>() -> Case {
     Case::new(format!("binary_cross_entropy_with_logits {}", T::DTYPE), |device| {
@@ -180,7 +201,8 @@ fn cases<T: Float>() -> Vec<Case> {
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
     let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
     let divergences: [&[usize]; 3] = [&[2, 2000], &[2, 8000], &[2, 40_000]];
-    let losses = losses.into_iter().chain([events::<T>()]).chain(divergences.map(divergence::<T>));
+    let losses = losses.into_iter().chain([4000, 20_000].map(shares::<T>)).chain([events::<T>()]);
+    let losses = losses.chain(divergences.map(divergence::<T>));
     family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
 }
 

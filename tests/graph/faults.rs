@@ -1,7 +1,10 @@
 //! Driver calls that fail while a graph is captured, made, launched and given back.
 
 use super::{LEN, ROWS, late, numbers, plain};
-use sumexp::{CrossEntropy, CrossEntropyInto, Device, Dim, Error, Graph, Result, Tensor, cross_entropy_into, softmax};
+use sumexp::{
+    CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Error, Graph, Result, Tensor, cross_entropy_into,
+    softmax,
+};
 
 /// Everything about graphs once: memory made, shared and dropped before, during and after a capture, and two launches.
 fn program(device: &Device, other: &Device) -> Result<Vec<Vec<f32>>> {
@@ -14,7 +17,7 @@ fn program(device: &Device, other: &Device) -> Result<Vec<Vec<f32>>> {
         own.copy_from(&dropped)?;
         drop(dropped);
         let (mut lse, mut count) = (Tensor::zeros(device, &[ROWS])?, Tensor::zeros(device, &[])?);
-        let mut saved = Tensor::zeros(device, &[2 * ROWS + 1])?;
+        let mut saved = Tensor::zeros(device, &[CrossEntropySaved::elements(ROWS)])?;
         let outputs = CrossEntropyInto {
             loss: loss.view_mut(),
             lse: lse.view_mut(),

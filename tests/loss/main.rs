@@ -9,6 +9,7 @@ mod divergence;
 mod divergence_laws;
 mod errors;
 mod fused;
+mod laws;
 mod nll;
 mod options;
 mod rounds;
