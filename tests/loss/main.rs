@@ -9,6 +9,7 @@ mod divergence;
 mod divergence_laws;
 mod errors;
 mod fused;
+mod hostile;
 mod laws;
 mod nll;
 mod options;
