@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: help setup demo test accuracy bench check capi softgpu gpu-bundle resources mutants barriers soundness fuzz
+.PHONY: help setup demo test accuracy bench check capi softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -53,6 +53,9 @@ barriers: setup  ## leave out each barrier and fence of every kernel, one at a t
 
 soundness: setup ## 100 000 random programs on many streams, and every driver call of 50 failing with 4 codes (minutes)
 	SUMEXP_SOUNDNESS_PROGRAMS=100000 SUMEXP_SOUNDNESS_EVERY=1 $(CARGO) test --test soundness -- --nocapture random:: sweep::
+
+hostile-targets: setup ## a million vectors of hostile targets through the cross-entropy kernels
+	SUMEXP_HOSTILE_TARGETS=1000000 $(CARGO) test --test loss hostile::hostile_targets
 
 fuzz: setup      ## hostile bytes as views, PTX, images, targets and masks: a minute each (SECONDS=600 for longer, SEED=2 for others)
 	SUMEXP_FUZZ_SECONDS=$(or $(SECONDS),60) SUMEXP_FUZZ_SEED=$(or $(SEED),1) $(CARGO) test --test fuzz -- --nocapture
