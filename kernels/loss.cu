@@ -176,8 +176,8 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __gr
   // A mean over nothing is 0, and so are its gradients.
   if (p.weight != nullptr) *p.weight = !mean ? 1.0f : divisor == 0.0f ? 0.0f : 1.0f / divisor;
   if (p.loss != nullptr) {
-    const float total = static_cast<float>(sum);
-    *p.loss = !mean ? total : divisor == 0.0f ? 0.0f : total / divisor;
+    // The sum may be larger than any f32, and its mean not.
+    *p.loss = !mean ? static_cast<float>(sum) : divisor == 0.0f ? 0.0f : static_cast<float>(sum / divisor);
   }
   if (bad != ~0ull) report(p.record, p.op, partials[bad].bad_position, partials[bad].bad_value, p.classes);
 }
