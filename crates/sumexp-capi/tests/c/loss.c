@@ -258,10 +258,64 @@ static void shared(void) {
   NEAR(one, &certain);
 }
 
+/* log of the probabilities of a row. */
+static void logs(const float *x, double temperature, double *y) {
+  double sum = 0;
+  for (int i = 0; i < CLASSES; ++i) sum += exp(x[i] / temperature);
+  for (int i = 0; i < CLASSES; ++i) y[i] = x[i] / temperature - log(sum);
+}
+
+/* T^2 times the divergence of two rows. */
+static double divergence(const float *student, const float *teacher, double temperature, int direction) {
+  double s[CLASSES], t[CLASSES], total = 0;
+  logs(student, temperature, s), logs(teacher, temperature, t);
+  for (int i = 0; i < CLASSES; ++i) {
+    double m = log((exp(s[i]) + exp(t[i])) / 2);
+    total += direction == 0 ? exp(t[i]) * (t[i] - s[i]) : direction == 1 ? exp(s[i]) * (s[i] - t[i])
+             : (exp(t[i]) * (t[i] - m) + exp(s[i]) * (s[i] - m)) / 2;
+  }
+  return total * temperature * temperature;
+}
+
 static void distillation(void) {
-  DLTensor *x = f32(X, 2, ROWS, CLASSES), *loss = f32(NULL, 0);
-  REFUSED(SUMEXP_UNSUPPORTED, "distillation", sumexp_distillation(x, x, -1, 1, 0, 2, loss, stream));
-  REFUSED(SUMEXP_UNSUPPORTED, "distillation_backward", sumexp_distillation_backward(x, x, -1, 1, 0, 2, loss, x, stream));
+  static const float T = 2, UPSTREAM[2] = {1, -3};
+  static const float STUDENT[2 * CLASSES] = {1, 2, 3, 4, 0, -1, 0.5f, 2}, TEACHER[2 * CLASSES] = {0, 3, 1, 4, 1, -1, 1, 0.5f};
+  DLTensor *student = f32(STUDENT, 2, 2, CLASSES), *teacher = f32(TEACHER, 2, 2, CLASSES), *loss = f32(NULL, 1, 2);
+  DLTensor *dstudent = f32(NULL, 2, 2, CLASSES), *one = f32(NULL, 0);
+  for (int direction = 0; direction < 3; ++direction) {
+    double losses[2], slopes[2 * CLASSES], sum = 0, mean;
+    for (int row = 0; row < 2; ++row) {
+      losses[row] = divergence(STUDENT + row * CLASSES, TEACHER + row * CLASSES, T, direction);
+      sum += losses[row];
+      for (int i = 0; i < CLASSES; ++i) {
+        /* By central differences, exact steps. */
+        float above[CLASSES], below[CLASSES], step = 1.0f / 256;
+        memcpy(above, STUDENT + row * CLASSES, sizeof above);
+        memcpy(below, STUDENT + row * CLASSES, sizeof below);
+        above[i] += step, below[i] -= step;
+        double rise = divergence(above, TEACHER + row * CLASSES, T, direction) - divergence(below, TEACHER + row * CLASSES, T, direction);
+        slopes[row * CLASSES + i] = UPSTREAM[row] * rise / (2 * step);
+      }
+    }
+    mean = sum / 2;
+    OK(sumexp_distillation(student, teacher, -1, T, direction, 0, loss, stream));
+    NEAR(loss, losses);
+    OK(sumexp_distillation(student, teacher, -1, T, direction, 1, one, stream));
+    NEAR(one, &sum);
+    OK(sumexp_distillation(student, teacher, -1, T, direction, 2, f32(NULL, 1, 1), stream));
+    OK(sumexp_distillation(student, teacher, 1, T, direction, 2, one, stream));
+    NEAR(one, &mean);
+    OK(sumexp_distillation_backward(student, teacher, -1, T, direction, 0, f32(UPSTREAM, 1, 2), dstudent, stream));
+    expect_f32(__FILE__, __LINE__, dstudent, slopes, 1e-5);
+  }
+  REFUSED(SUMEXP_OPTION, "direction is 3", sumexp_distillation(student, teacher, -1, T, 3, 0, loss, stream));
+  REFUSED(SUMEXP_OPTION, "direction is -1", sumexp_distillation_backward(student, teacher, -1, T, -1, 0, loss, dstudent, stream));
+  REFUSED(SUMEXP_OPTION, "reduction is 3", sumexp_distillation(student, teacher, -1, T, 0, 3, loss, stream));
+  REFUSED(SUMEXP_OPTION, "temperature is 0", sumexp_distillation(student, teacher, -1, 0, 0, 0, loss, stream));
+  REFUSED(SUMEXP_NULL, "teacher is NULL", sumexp_distillation(student, NULL, -1, T, 0, 0, loss, stream));
+  REFUSED(SUMEXP_SHAPE, "shapes differ", sumexp_distillation(student, f32(TEACHER, 2, CLASSES, 2), -1, T, 0, 0, loss, stream));
+  REFUSED(SUMEXP_DTYPE, "teacher is f16", sumexp_distillation(student, f16(NULL, 2, 2, CLASSES), -1, T, 0, 0, loss, stream));
+  REFUSED(SUMEXP_OVERLAP, "overlaps", sumexp_distillation_backward(student, teacher, -1, T, 0, 0, loss, teacher, stream));
 }
 
 void loss_values(void) {
