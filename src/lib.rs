@@ -1,5 +1,6 @@
-//! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise: softmax, log-softmax, logsumexp, softmin and
-//! cross-entropy, forward and backward, in f16, bf16 and f32, on tensors that no safe program can misuse.
+//! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise: softmax, log-softmax, logsumexp, sigmoid,
+//! cross-entropy, distillation and their relatives, forward and backward, sampling and calibration, in f16, bf16 and f32, on
+//! tensors that no safe program can misuse.
 //!
 //! ```
 //! use sumexp::{CrossEntropy, Device, Dim, SoftmaxOptions, Tensor, cross_entropy, softmax};
