@@ -55,7 +55,7 @@ fn check<T: Format>(case: &Case) {
                 }
                 // Rounding of the logits with noise, then to the type, down to its smallest numbers.
                 let spread = if values[i] == f64::NEG_INFINITY { 0.0 } else { 25.0 - (z[i] - largest) };
-                let of_type = 2f64.powi(1 - T::DIGITS as i32);
+                let of_type = 2f64.powi(1 - T::DIGITS);
                 let bound = (2f64.powi(-22) * (1.0 + spread / tau) + of_type) * want + T::ulp(0.0);
                 assert!((got - want).abs() <= bound, "{named}: {got:e}, want {want:e} within {bound:e}");
                 assert!(values[i] > f64::NEG_INFINITY || got == 0.0, "{named}: hidden, but {got}");

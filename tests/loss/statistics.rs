@@ -54,7 +54,7 @@ fn run<T: Format>(device: &Device, case: &Case) -> Got {
     let options = CrossEntropy {
         statistics: true,
         temperature: case.tau,
-        label_smoothing: if case.seed % 2 == 0 { 0.0 } else { 0.2 },
+        label_smoothing: if case.seed.is_multiple_of(2) { 0.0 } else { 0.2 },
         class_weights: Some(weights.view()),
         z_loss: 0.5,
         ..CrossEntropy::default()

@@ -58,6 +58,8 @@ fn code(error: &Error) -> sumexp_status {
         Error::NoDriver { .. } | Error::DriverTooOld { .. } | Error::Driver { .. } => SUMEXP_DRIVER,
         Error::Capturing { .. } | Error::NoGraphs => SUMEXP_CAPTURE,
         Error::NoImage { .. } | Error::KernelParams { .. } | Error::Launch { .. } => SUMEXP_INTERNAL,
+        // Of operations that are not in this interface.
+        Error::NoMinimum { .. } => SUMEXP_INTERNAL,
         // The list of errors may grow. One that is missing here is our mistake.
         _ => SUMEXP_INTERNAL,
     }
