@@ -412,7 +412,7 @@ fn no_rows() {
     }
 }
 
-/// The ignored value may be a class, and may lie far outside the classes.
+/// The ignored value may be a class, and may lie far outside the classes (an error in pytorch#15508, #18206).
 #[test]
 fn ignored_values() {
     for ignore_index in [Some(2), Some(255), Some(i64::MIN), None] {

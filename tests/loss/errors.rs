@@ -114,7 +114,8 @@ fn two_devices() {
 }
 
 /// On the host a bad target is refused at once; on a GPU the row is NaN, its gradient 0, and the error comes with the next
-/// look. Nothing is read out of bounds, other rows are right, and the device goes on.
+/// look. Nothing is read out of bounds, other rows are right, and the device goes on (pytorch#49882: it read other memory, or the
+/// context was lost).
 #[test]
 fn bad_targets() {
     for device in devices() {

@@ -30,7 +30,8 @@ fn number(view: View<'_, f32>, at: usize) -> f32 {
     view.slice(Dim::front(0), at..at + 1).and_then(|row| row.to_vec()).expect("written")[0]
 }
 
-/// Offsets beyond 2^32 elements in every operand that is read: rows far apart give the bits of rows side by side.
+/// Offsets beyond 2^32 elements in every operand that is read: rows far apart give the bits of rows side by side (pytorch#108345,
+/// #71550: indices of 32 bits, and an upstream gradient that is repeated).
 #[test]
 fn rows_far_apart() {
     let Some(soft) = soft() else { return };
