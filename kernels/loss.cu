@@ -100,12 +100,7 @@ DEVICE void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
              lane, p.unit_log2, p.logit_units != 0);
       const int mine = owned<kLanes, Piece::kElements>(static_cast<uint64_t>(target.value) - begin, lane, p.unit_log2);
-#pragma unroll
-      for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
-        if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;
-        const int last = i + T::kPerWord - 1;
-        x.words[i / T::kPerWord] = T::pack(gradient.at(x.at(i), i == mine), gradient.at(x.at(last), last == mine));
-      }
+      replace_by_gradients(x, gradient, mine, length);
     }
     x.store(static_cast<char*>(p.output) + (position * p.targets.classes + begin) * T::kBytes, length, lane, p.unit_log2,
             p.output_units != 0);

@@ -54,7 +54,8 @@ DEVICE void cross_entropy_dense_forward(const CrossEntropyForwardParams& p) {
              lane, p.unit_log2, p.logit_units != 0);
       // The sums' barriers come only behind the last piece, so between two pieces the slots need one of their own.
       if (kManyPieces && begin > 0) __syncthreads();
-      const float largest_here = row_reduce<kLanes>(largest<T>(x.words), Larger(), for_max);
+      const float of_lane = largest<T>(x.words);
+      const float largest_here = row_reduce<kLanes>(of_lane, Larger(), for_max);
       if (largest_here > max) {
         const Scores<T> scores(p.terms.temperature, largest_here);
         dense.move(scores, max, sum);
@@ -62,7 +63,7 @@ DEVICE void cross_entropy_dense_forward(const CrossEntropyForwardParams& p) {
         max = largest_here;
       }
       const Scores<T> scores(p.terms.temperature, max);
-      sum = add(sum, sum_of_weights(x, scores, length, false));
+      sum = add(sum, sum_of_weights(x, scores, length, false, of_lane == max));
 #pragma unroll
       for (int v = 0; v < kVectors; ++v) {
         if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;

@@ -124,12 +124,7 @@ DEVICE void cross_entropy_fused(const CrossEntropyFusedParams& params) {
           else load(x, piece);
         }
         const int mine = owned<kLanes, Piece::kElements>(static_cast<uint64_t>(target.value) - piece * kCapacity, lane, p.unit_log2);
-#pragma unroll
-        for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
-          if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;
-          const int last = i + T::kPerWord - 1;
-          x.words[i / T::kPerWord] = T::pack(gradient.at(x.at(i), i == mine), gradient.at(x.at(last), last == mine));
-        }
+        replace_by_gradients(x, gradient, mine, length);
       }
       x.store(static_cast<char*>(params.output) + (position * classes + piece * kCapacity) * T::kBytes, length, lane, p.unit_log2,
               params.output_units != 0);

@@ -166,3 +166,14 @@ DEVICE int owned(uint64_t index, uint32_t lane, uint32_t unit_log2) {
   const uint32_t within = static_cast<uint32_t>(index) & ((1u << unit_log2) - 1u);
   return unit % kLanes == lane ? static_cast<int>(((unit / kLanes) << unit_log2) + within) : -1;
 }
+
+/// Puts the gradients in the place of the logits of a piece. `mine` is the lane's element of the target, or -1.
+template <class T, class Piece>
+DEVICE void replace_by_gradients(Piece& x, const RowGradient<T>& gradient, int mine, uint32_t length) {
+#pragma unroll
+  for (int i = 0; i < Piece::kElements; i += T::kPerWord) {
+    if (i > 0 && i % T::kPerVector == 0 && Piece::ends_before(i, length)) break;
+    const int last = i + T::kPerWord - 1;
+    x.words[i / T::kPerWord] = T::pack(gradient.at(x.at(i), i == mine), gradient.at(x.at(last), last == mine));
+  }
+}
