@@ -58,6 +58,7 @@ pub use device::{Device, Graph};
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
+pub use ops::attention;
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets,
     binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,

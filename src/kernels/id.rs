@@ -8,6 +8,15 @@ use crate::plan::{Piece, loss, softmax};
 /// A test compares [`KernelId::all`] with the compiled images: every name exists there, and nothing there is without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelId {
+    /// Attention: weighted rows of v, and the lse.
+    AttentionForward {
+        /// Of q, k, v and out.
+        dtype: DType,
+        /// Largest head size.
+        head: u32,
+        /// Whether masks and scores may be of any kind.
+        general: bool,
+    },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
         /// Of the logits.
@@ -92,6 +101,9 @@ impl KernelId {
             SoftmaxForm::Results => "results".to_owned(),
         };
         match self {
+            Self::AttentionForward { dtype, head, general } => {
+                format!("attention_forward_{dtype}_{head}{}", if general { "_general" } else { "" })
+            }
             Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
@@ -108,6 +120,9 @@ impl KernelId {
     /// The kernel file that defines it, without its extension.
     pub fn image(self) -> &'static str {
         match self {
+            Self::AttentionForward { dtype: DType::F16, .. } => "attention_forward_f16",
+            Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
+            Self::AttentionForward { .. } => "attention_forward_f32",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
                 (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",
@@ -140,7 +155,8 @@ impl KernelId {
             let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
-        softmaxes.chain(losses).chain(of_elements).chain([Self::LossCollect, Self::LossFinish])
+        let attention = FLOATS.into_iter().flat_map(super::attention::kernels);
+        attention.chain(softmaxes).chain(losses).chain(of_elements).chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

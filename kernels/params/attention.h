@@ -1,0 +1,135 @@
+// Parameter blocks of attention.
+#ifndef SUMEXP_PARAMS_ATTENTION_H
+#define SUMEXP_PARAMS_ATTENTION_H
+
+#include "common.h"
+
+/// A matrix per batch entry and head, or, of packed sequences, the rows of all of them one behind the other.
+typedef struct {
+  /// First element; null if there is none.
+  const void *data;
+  /// Distance between batch entries; not used with packed sequences.
+  uint64_t batch;
+  /// Distance between heads.
+  uint64_t head;
+  /// Distance between rows. The elements of a row are neighbours.
+  uint64_t row;
+} AttentionMatrix;
+
+/// A value for every query and key, of any type; every stride may be 0.
+typedef struct {
+  /// First element; null if there is none.
+  const void *data;
+  uint64_t batch;
+  uint64_t head;
+  /// Distance between queries.
+  uint64_t query;
+  /// Distance between keys.
+  uint64_t key;
+} AttentionPairs;
+
+/// A value for every row of a batch entry; null if there is none.
+typedef struct {
+  const int32_t *data;
+  uint64_t batch;
+  /// Distance between rows.
+  uint64_t row;
+} AttentionRows;
+
+/// The keys around the diagonal that a query sees: query i sees keys i + first to i + last, both included.
+/// Within -2^40 to 2^40, which stand for no limit.
+typedef struct {
+  int64_t first;
+  int64_t last;
+} AttentionBand;
+
+/// Element types of an additive bias.
+enum {
+  ATTENTION_F32 = 0,
+  ATTENTION_F16 = 1,
+  ATTENTION_BF16 = 2,
+};
+
+/// Which keys take part. A key is visible if every part of the mask says so.
+typedef struct {
+  /// The diagonal starts at the first query and key of a sequence.
+  AttentionBand top_left;
+  /// The diagonal ends at the last query and key of a sequence.
+  AttentionBand bottom_right;
+  /// One per batch entry: keys from this number on are hidden. Less than 0 counts as 0. Null without a limit.
+  const int32_t *key_lengths;
+  /// Distance between the lengths of batch entries.
+  uint64_t key_lengths_stride;
+  /// Queries see keys of the same segment. Both are null or neither.
+  AttentionRows query_segments;
+  AttentionRows key_segments;
+  /// Bytes that keep or hide keys.
+  AttentionPairs bytes;
+  /// A byte hides its key if `(byte != 0) == bytes_hide`.
+  uint32_t bytes_hide;
+  uint32_t reserved;
+} AttentionMask;
+
+/// Lengths and numbers of everything, at least 1 each unless said otherwise.
+typedef struct {
+  /// Batch entries or packed sequences.
+  uint32_t batch;
+  /// Heads of the queries, a multiple of those of the keys.
+  uint32_t heads;
+  uint32_t key_heads;
+  /// Queries and keys (0 or more) of a batch entry, or of all packed sequences together; at most 2^30.
+  uint32_t queries;
+  uint32_t keys;
+  /// Elements of a row of q and k, and of v and out.
+  uint32_t head_size;
+  uint32_t value_size;
+  /// Query tiles of a batch entry, or of all packed sequences together at most.
+  uint32_t query_tiles;
+} AttentionSizes;
+
+/// Forward kernels.
+///
+/// A score is `product * score_factor` plus bias, then capped; its weight is exp2((score - max) * log2_factor). Where nothing is
+/// added and nothing capped, score_factor is 1 and the scale is part of log2_factor.
+typedef struct {
+  AttentionSizes sizes;
+  AttentionMatrix q;
+  AttentionMatrix k;
+  AttentionMatrix v;
+  /// Written: [queries, value_size] per batch entry and head.
+  AttentionMatrix out;
+  /// Written: natural logarithm of the sum of exp(score); null if nobody wants it.
+  float *lse;
+  uint64_t lse_batch;
+  uint64_t lse_head;
+  uint64_t lse_row;
+  /// Packed sequences: where sequence i starts, and behind the last one where it ends; null if nothing is packed. What lies
+  /// outside of the data is cut off.
+  const int32_t *query_offsets;
+  const int32_t *key_offsets;
+  AttentionMask mask;
+  /// Added to the scores.
+  AttentionPairs bias;
+  /// One of ATTENTION_*: the type of the bias.
+  uint32_t bias_type;
+  /// Whether 16 bytes from any row on, in steps of as many, are aligned (0 or 1 each).
+  uint32_t q_vectors;
+  uint32_t k_vectors;
+  uint32_t v_vectors;
+  uint32_t out_vectors;
+  float score_factor;
+  /// Above 0 and normal.
+  float log2_factor;
+  /// lse = max * natural_factor + ln(sum).
+  float natural_factor;
+  /// Scores become cap * tanh(score / cap); 0 for no cap.
+  float cap;
+  /// Whether score_factor is not 1, or there is a bias, a slope or a cap (0 or 1).
+  uint32_t scores_change;
+  /// f32, one per batch entry and head, times the distance from the lower diagonal is subtracted; null without.
+  const float *slopes;
+  uint64_t slopes_batch;
+  uint64_t slopes_head;
+} AttentionForwardParams;
+
+#endif

@@ -1,0 +1,220 @@
+//! The launch of attention.
+
+use super::params::{
+    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionBand, AttentionForwardParams, AttentionMask,
+    AttentionMatrix, AttentionPairs, AttentionRows, AttentionSizes,
+};
+use super::{KernelId, LaunchShape, launch};
+use crate::dtype::{DType, Element, Float};
+use crate::error::Result;
+use crate::mask::Polarity;
+use crate::plan::attention as plan;
+use crate::tensor::{View, ViewMut};
+use std::ffi::c_void;
+use std::ptr;
+
+/// What stands for no limit of a band.
+const UNLIMITED: i64 = 1 << 40;
+
+/// The keys around a diagonal that a query sees: query i sees keys i + first to i + last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Band {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+}
+
+impl Band {
+    fn params(self) -> AttentionBand {
+        AttentionBand { first: self.first.clamp(-UNLIMITED, UNLIMITED), last: self.last.clamp(-UNLIMITED, UNLIMITED) }
+    }
+}
+
+/// Which keys take part.
+pub(crate) struct Masking<'a> {
+    /// Relative to the diagonal from the first query and key.
+    pub(crate) top_left: Band,
+    /// Relative to the diagonal to the last query and key.
+    pub(crate) bottom_right: Band,
+    /// `[B]`
+    pub(crate) key_lengths: Option<View<'a, i32>>,
+    /// `[B, Sq]` and `[B, Sk]`
+    pub(crate) segments: Option<(View<'a, i32>, View<'a, i32>)>,
+    /// `[B, Hq, Sq, Sk]`
+    pub(crate) visible: Option<(View<'a, u8>, Polarity)>,
+}
+
+/// A bias of `[B, Hq, Sq, Sk]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Bias<'a> {
+    F32(View<'a, f32>),
+    F16(View<'a, crate::f16>),
+    BF16(View<'a, crate::bf16>),
+}
+
+/// A checked forward call: q `[B, Hq, Sq, D]`, k `[B, Hkv, Sk, D]`, v `[B, Hkv, Sk, Dv]` with neighbouring elements of rows, at least one
+/// query, lengths of at most 2^30, head sizes from 1 to 256, Hq a multiple of Hkv.
+pub(crate) struct Forward<'a, T> {
+    pub(crate) q: View<'a, T>,
+    pub(crate) k: View<'a, T>,
+    pub(crate) v: View<'a, T>,
+    pub(crate) masking: Masking<'a>,
+    pub(crate) bias: Option<Bias<'a>>,
+    /// `[B, Hq]`
+    pub(crate) slopes: Option<View<'a, f32>>,
+    pub(crate) scale: f32,
+    pub(crate) cap: Option<f32>,
+}
+
+/// Rows `[B, H, S, D]` as the kernels take them.
+fn matrix<T: Element>(view: &View<T>) -> AttentionMatrix {
+    let strides = view.layout().strides();
+    AttentionMatrix { data: view.address() as *const c_void, batch: strides[0], head: strides[1], row: strides[2] }
+}
+
+/// Whether 16 bytes from any row on, in steps of as many, are aligned.
+fn vectors<T: Element>(address: u64, dims: &[usize], strides: &[u64]) -> u32 {
+    let bytes = size_of::<T>() as u64;
+    let aligned = |(dim, stride): (&usize, &u64)| *dim == 1 || stride.wrapping_mul(bytes).is_multiple_of(16);
+    u32::from(address.is_multiple_of(16) && dims[..3].iter().zip(strides).all(aligned))
+}
+
+fn pairs<T: Element>(view: &View<T>) -> AttentionPairs {
+    let s = view.layout().strides();
+    AttentionPairs { data: view.address() as *const c_void, batch: s[0], head: s[1], query: s[2], key: s[3] }
+}
+
+const NO_PAIRS: AttentionPairs = AttentionPairs { data: ptr::null(), batch: 0, head: 0, query: 0, key: 0 };
+const NO_ROWS: AttentionRows = AttentionRows { data: ptr::null(), batch: 0, row: 0 };
+
+fn rows(view: &View<i32>) -> AttentionRows {
+    let s = view.layout().strides();
+    AttentionRows { data: view.address() as *const i32, batch: s[0], row: s[1] }
+}
+
+impl Masking<'_> {
+    fn params(&self) -> AttentionMask {
+        let segments = self.segments.as_ref();
+        AttentionMask {
+            top_left: self.top_left.params(),
+            bottom_right: self.bottom_right.params(),
+            key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
+            key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
+            query_segments: segments.map_or(NO_ROWS, |(of_q, _)| rows(of_q)),
+            key_segments: segments.map_or(NO_ROWS, |(_, of_k)| rows(of_k)),
+            bytes: self.visible.as_ref().map_or(NO_PAIRS, |(bytes, _)| pairs(bytes)),
+            bytes_hide: u32::from(self.visible.as_ref().is_some_and(|(_, polarity)| *polarity == Polarity::Hide)),
+            reserved: 0,
+        }
+    }
+}
+
+impl<T> Forward<'_, T> {
+    /// Whether scores are more than products times a factor that the exponential can take over.
+    fn scores_change(&self) -> bool {
+        // A factor of 0 or below would turn hidden scores into visible ones, and an extreme one leaves the range of f32.
+        let ordinary = (1e-30..1e30).contains(&self.scale);
+        !ordinary || self.bias.is_some() || self.slopes.is_some() || self.cap.is_some()
+    }
+
+    fn general(&self) -> bool {
+        self.scores_change() || self.masking.segments.is_some() || self.masking.visible.is_some()
+    }
+}
+
+/// Writes out `[B, Hq, Sq, Dv]` with neighbouring elements of rows, and lse `[B, Hq, Sq]`.
+pub(crate) fn forward<T: Float>(
+    op: &'static str,
+    call: &Forward<T>,
+    mut out: ViewMut<T>,
+    lse: Option<ViewMut<f32>>,
+) -> Result<()> {
+    let (q, k, v) = (&call.q, &call.k, &call.v);
+    let (dtype, device) = (T::DTYPE, q.device());
+    let [batch, heads, queries, head_size] = four(q.dims());
+    let [_, key_heads, keys, value_size] = four(v.dims());
+    let size = plan::Size {
+        batch: batch.into(),
+        heads: heads.into(),
+        queries: queries.into(),
+        head_size: head_size.into(),
+        value_size: value_size.into(),
+    };
+    let plan = plan::forward(&size, dtype, call.general());
+    let change = call.scores_change();
+    let log2_e = std::f64::consts::LOG2_E;
+    let out_address = out.address(op, "out")?;
+    let (lse_address, lse_strides) = match lse {
+        None => (0, vec![0; 3]),
+        Some(mut lse) => (lse.address(op, "lse")?, lse.layout().strides().to_vec()),
+    };
+    let in_vectors = |view: &View<T>| vectors::<T>(view.address(), view.dims(), view.layout().strides());
+    let out_strides = out.layout().strides();
+    let params = AttentionForwardParams {
+        sizes: AttentionSizes {
+            batch,
+            heads,
+            key_heads,
+            queries,
+            keys,
+            head_size,
+            value_size,
+            query_tiles: plan.query_tiles as u32,
+        },
+        q: matrix(q),
+        k: matrix(k),
+        v: matrix(v),
+        out: AttentionMatrix {
+            data: out_address as *const c_void,
+            batch: out_strides[0],
+            head: out_strides[1],
+            row: out_strides[2],
+        },
+        lse: lse_address as *mut f32,
+        lse_batch: lse_strides[0],
+        lse_head: lse_strides[1],
+        lse_row: lse_strides[2],
+        query_offsets: ptr::null(),
+        key_offsets: ptr::null(),
+        mask: call.masking.params(),
+        bias: match &call.bias {
+            None => NO_PAIRS,
+            Some(Bias::F32(bias)) => pairs(bias),
+            Some(Bias::F16(bias)) => pairs(bias),
+            Some(Bias::BF16(bias)) => pairs(bias),
+        },
+        bias_type: match &call.bias {
+            None | Some(Bias::F32(_)) => ATTENTION_F32.0,
+            Some(Bias::F16(_)) => ATTENTION_F16.0,
+            Some(Bias::BF16(_)) => ATTENTION_BF16.0,
+        },
+        q_vectors: in_vectors(q),
+        k_vectors: in_vectors(k),
+        v_vectors: in_vectors(v),
+        out_vectors: vectors::<T>(out_address, out.dims(), out_strides),
+        score_factor: if change { call.scale } else { 1.0 },
+        log2_factor: if change { log2_e as f32 } else { (log2_e * f64::from(call.scale)) as f32 },
+        natural_factor: if change { 1.0 } else { call.scale },
+        cap: call.cap.unwrap_or(0.0),
+        scores_change: u32::from(change),
+        slopes: call.slopes.as_ref().map_or(ptr::null(), |slopes| slopes.address() as *const f32),
+        slopes_batch: call.slopes.as_ref().map_or(0, |slopes| slopes.layout().strides()[0]),
+        slopes_head: call.slopes.as_ref().map_or(0, |slopes| slopes.layout().strides()[1]),
+    };
+    let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
+    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
+    // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
+    // `out` and `lse` are borrowed for writing and have the shapes of the results.
+    unsafe { launch(device, id, &shape, &params) }
+}
+
+/// Dims that were checked to be four, and small.
+fn four(dims: &[usize]) -> [u32; 4] {
+    std::array::from_fn(|dim| dims[dim] as u32)
+}
+
+/// The kernels that exist for an element type.
+pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
+    let table = if dtype.size() == 4 { plan::WIDE } else { plan::NARROW };
+    let both = move |head| [false, true].map(|general| KernelId::AttentionForward { dtype, head, general });
+    table.into_iter().flat_map(move |tiles| both(tiles.head))
+}

@@ -1,0 +1,171 @@
+//! Attention: softmax(scale * q k^T + bias) v, without a matrix of scores in memory.
+
+use crate::device::Device;
+use crate::dtype::{Element, Float};
+use crate::error::{Error, Result};
+use crate::kernels::attention::{self as kernel, Forward, Masking};
+use crate::shape::Shape;
+use crate::tensor::{BoolTensor, Lse, Tensor, View};
+
+/// The keys around a diagonal that a query sees: query i sees keys i + `first` to i + `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Band {
+    /// Distance of the first visible key; `i64::MIN` for no limit.
+    pub first: i64,
+    /// Distance of the last visible key; `i64::MAX` for no limit.
+    pub last: i64,
+}
+
+impl Default for Band {
+    fn default() -> Self {
+        Self { first: i64::MIN, last: i64::MAX }
+    }
+}
+
+/// Which keys take part: those that every part shows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionMask<'a> {
+    /// Relative to the diagonal from the first query and the first key on.
+    pub top_left: Band,
+    /// Relative to the diagonal that ends at the last query and the last key.
+    pub bottom_right: Band,
+    /// `[B]`: keys from this number on are hidden.
+    pub key_lengths: Option<View<'a, i32>>,
+    /// `[B, Sq]` and `[B, Sk]`: queries see keys of their own segment.
+    pub segments: Option<(View<'a, i32>, View<'a, i32>)>,
+    /// Broadcasts to `[B, Hq, Sq, Sk]`.
+    pub visible: Option<BoolTensor<'a>>,
+}
+
+/// What is added to the scores; broadcasts to `[B, Hq, Sq, Sk]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Bias<'a> {
+    /// In f32.
+    F32(View<'a, f32>),
+    /// In f16.
+    F16(View<'a, crate::f16>),
+    /// In bf16.
+    BF16(View<'a, crate::bf16>),
+}
+
+/// Options of attention.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attention<'a> {
+    /// What products are multiplied with; 1 / sqrt(D) if not said otherwise.
+    pub scale: Option<f32>,
+    /// Which keys take part.
+    pub mask: AttentionMask<'a>,
+    /// Added to the scores. -inf hides.
+    pub bias: Option<Bias<'a>>,
+    /// Broadcasts to `[B, Hq]`: times the distance from the lower diagonal is subtracted from the scores.
+    pub alibi_slopes: Option<View<'a, f32>>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+/// Results of [`forward`].
+#[derive(Debug)]
+pub struct AttentionOutput<T: Element> {
+    /// `[B, Hq, Sq, Dv]`
+    pub out: Tensor<T>,
+    /// `[B, Hq, Sq]`: natural logarithm of the sum of the exponentials of a query's scores.
+    pub lse: Lse,
+}
+
+const OP: &str = "attention";
+/// Longest sequence.
+const MAX_LENGTH: usize = 1 << 30;
+
+/// Attention of q `[B, Hq, Sq, D]` to k `[B, Hkv, Sk, D]` and v `[B, Hkv, Sk, Dv]`.
+///
+/// # Errors
+/// [`Error::Shapes`], [`Error::TooMany`], [`Error::Option`], [`Error::Broadcast`], [`Error::DifferentDevices`].
+pub fn forward<'a, T: Float>(
+    q: impl Into<View<'a, T>>,
+    k: impl Into<View<'a, T>>,
+    v: impl Into<View<'a, T>>,
+    options: &Attention<'a>,
+) -> Result<AttentionOutput<T>> {
+    let (q, k, v) = (q.into(), k.into(), v.into());
+    let call = check(q, k, v, options)?;
+    let [b, h, s, d] = [q.dims()[0], q.dims()[1], q.dims()[2], v.dims()[3]];
+    let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s, d])?)?;
+    let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s])?)?;
+    if b * h * s > 0 {
+        kernel::forward(OP, &call, out.view_mut(), Some(lse.view_mut()))?;
+    }
+    Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
+}
+
+fn check<'a, T: Float>(
+    q: View<'a, T>,
+    k: View<'a, T>,
+    v: View<'a, T>,
+    options: &Attention<'a>,
+) -> Result<Forward<'a, T>> {
+    let differ = |left: (&'static str, &View<T>), right: (&'static str, &View<T>)| Error::Shapes {
+        op: OP,
+        left: left.0,
+        left_shape: left.1.dims().to_vec(),
+        right: right.0,
+        right_shape: right.1.dims().to_vec(),
+    };
+    for (name, view) in [("k", &k), ("v", &v)] {
+        if q.dims().len() != 4 || view.dims().len() != 4 || view.dims()[0] != q.dims()[0] {
+            return Err(differ(("q", &q), (name, view)));
+        }
+    }
+    if k.dims()[1..3] != v.dims()[1..3] {
+        return Err(differ(("k", &k), ("v", &v)));
+    }
+    if q.dims()[3] != k.dims()[3] || k.dims()[1] == 0 || !q.dims()[1].is_multiple_of(k.dims()[1]) {
+        return Err(differ(("q", &q), ("k", &k)));
+    }
+    let [b, h, s] = [q.dims()[0], q.dims()[1], q.dims()[2]];
+    let keys = k.dims()[2];
+    for (option, value, max) in [
+        ("the number of queries", s, MAX_LENGTH),
+        ("the number of keys", keys, MAX_LENGTH),
+        ("the head size of q and k", q.dims()[3], 256),
+        ("the head size of v", v.dims()[3], 256),
+    ] {
+        if value > max {
+            return Err(Error::TooMany { op: OP, option, value: value as u64, max: max as u64 });
+        }
+    }
+    Device::same(OP, ("q", q.device()), &[("k", k.device()), ("v", v.device())])?;
+    let scale = options.scale.unwrap_or_else(|| (1.0 / (q.dims()[3].max(1) as f64).sqrt()) as f32);
+    for (option, value) in [("scale", Some(scale)), ("softcap", options.softcap)] {
+        let bad = value.filter(|value| !value.is_finite() || option == "softcap" && *value <= 0.0);
+        if let Some(value) = bad {
+            let wanted = if option == "scale" { "finite" } else { "finite and above 0" };
+            return Err(Error::Option { op: OP, option, value: value.into(), wanted });
+        }
+    }
+    fn to<'a, E: Element>(view: View<'a, E>, dims: &[usize]) -> Result<View<'a, E>> {
+        view.expand(dims)
+    }
+    let all = [b, h, s, keys];
+    let mask = &options.mask;
+    let masking = Masking {
+        top_left: kernel::Band { first: mask.top_left.first, last: mask.top_left.last },
+        bottom_right: kernel::Band { first: mask.bottom_right.first, last: mask.bottom_right.last },
+        key_lengths: mask.key_lengths.map(|lengths| to(lengths, &[b])).transpose()?,
+        segments: match mask.segments {
+            None => None,
+            Some((of_q, of_k)) => Some((to(of_q, &[b, s])?, to(of_k, &[b, keys])?)),
+        },
+        visible: match mask.visible {
+            None => None,
+            Some(bools) => Some((to(bools.bytes(), &all)?, bools.polarity())),
+        },
+    };
+    let bias = match options.bias {
+        None => None,
+        Some(Bias::F32(bias)) => Some(kernel::Bias::F32(to(bias, &all)?)),
+        Some(Bias::F16(bias)) => Some(kernel::Bias::F16(to(bias, &all)?)),
+        Some(Bias::BF16(bias)) => Some(kernel::Bias::BF16(to(bias, &all)?)),
+    };
+    let slopes = options.alibi_slopes.map(|slopes| to(slopes, &[b, h])).transpose()?;
+    Ok(Forward { q, k, v, masking, bias, slopes, scale, cap: options.softcap })
+}

@@ -1,0 +1,155 @@
+//! Launch plans of attention.
+
+use super::piece::MAX_BLOCKS;
+use crate::dtype::DType;
+use std::fmt;
+
+/// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
+/// on the element type and the head size alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tiles {
+    /// Largest size of rows of q, k and v; shorter rows are padded with zeros.
+    pub head: u32,
+    /// Warps of a block.
+    pub warps: u32,
+    /// 16 queries each, per warp.
+    pub row_tiles: u32,
+    /// Keys of a tile.
+    pub keys: u32,
+}
+
+const fn tiles(head: u32, warps: u32, row_tiles: u32, keys: u32) -> Tiles {
+    Tiles { head, warps, row_tiles, keys }
+}
+
+/// Kernels on 16-bit elements. Two row tiles per warp halve what is read of shared memory per product; 96 KiB of shared memory fit on
+/// every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
+pub const NARROW: [Tiles; 6] = [
+    tiles(32, 4, 2, 64),
+    tiles(64, 4, 2, 64),
+    tiles(96, 4, 2, 64),
+    tiles(128, 4, 2, 32),
+    tiles(192, 8, 1, 32),
+    tiles(256, 4, 1, 32),
+];
+
+/// Kernels on f32, whose products take three steps and twice the memory.
+pub const WIDE: [Tiles; 6] = [
+    tiles(32, 4, 1, 64),
+    tiles(64, 4, 1, 32),
+    tiles(96, 4, 1, 32),
+    tiles(128, 4, 1, 32),
+    tiles(192, 4, 1, 16),
+    tiles(256, 2, 1, 16),
+];
+
+impl Tiles {
+    /// Those of the kernel for masks and scores of any kind: the same tiles, but no warp has more than 16 queries.
+    pub const fn general(self) -> Self {
+        Self { warps: self.warps * self.row_tiles, row_tiles: 1, ..self }
+    }
+
+    /// Queries of a tile.
+    pub const fn queries(self) -> u32 {
+        self.warps * self.row_tiles * 16
+    }
+
+    /// Threads of a block.
+    pub const fn threads(self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Bytes of shared memory: the query tile, and twice a key tile and its value tile.
+    pub const fn shared(self, dtype: DType) -> u64 {
+        (self.queries() as u64 + 4 * self.keys as u64) * self.head as u64 * dtype.size() as u64
+    }
+}
+
+/// What the plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Batch entries.
+    pub batch: u64,
+    /// Heads of the queries.
+    pub heads: u64,
+    /// Queries of a batch entry.
+    pub queries: u64,
+    /// Elements of a row of q and k.
+    pub head_size: u64,
+    /// Elements of a row of v.
+    pub value_size: u64,
+}
+
+/// The largest head size.
+pub const MAX_HEAD: u64 = 256;
+
+/// How the forward operation is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The kernel's tiles.
+    pub tiles: Tiles,
+    /// Whether it is the kernel for masks and scores of any kind.
+    pub general: bool,
+    /// Query tiles of a batch entry and head.
+    pub query_tiles: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes of dynamic shared memory.
+    pub shared: u64,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tiles { head, keys, warps, .. } = self.tiles;
+        let (queries, kind) = (self.tiles.queries(), if self.general { "any mask and score" } else { "bands" });
+        write!(
+            f,
+            "{queries} queries x {keys} keys of up to {head} elements, {warps} warps, {kind}: {} blocks",
+            self.blocks
+        )
+    }
+}
+
+/// The tiles of the smallest kernel that holds rows of `head` elements, at most [`MAX_HEAD`].
+pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
+    let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
+    *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
+}
+
+/// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`].
+pub fn forward(size: &Size, dtype: DType, general: bool) -> Forward {
+    let tiles = tiles_for(size.head_size.max(size.value_size), dtype);
+    let tiles = if general { tiles.general() } else { tiles };
+    let query_tiles = size.queries.div_ceil(u64::from(tiles.queries()));
+    let blocks = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).min(MAX_BLOCKS);
+    Forward { tiles, general, query_tiles, blocks, shared: tiles.shared(dtype) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_fits_in_a_block_of_every_gpu() {
+        for (table, dtype) in [(NARROW, DType::F16), (WIDE, DType::F32)] {
+            for tiles in table {
+                assert!(tiles.shared(dtype) <= 99 * 1024, "{tiles:?}");
+                assert_eq!(tiles.general().queries(), tiles.queries());
+                assert_eq!(tiles.general().shared(dtype), tiles.shared(dtype));
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_kernel_that_holds_a_row() {
+        for (head, class) in
+            [(1, 32), (32, 32), (33, 64), (64, 64), (80, 96), (128, 128), (129, 192), (193, 256), (256, 256)]
+        {
+            assert_eq!(tiles_for(head, DType::BF16).head, class);
+            assert_eq!(tiles_for(head, DType::F32).head, class);
+        }
+        let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
+        let plan = forward(&size, DType::F16, false);
+        assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
+    }
+}
