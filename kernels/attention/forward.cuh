@@ -88,7 +88,8 @@ class Forward {
       copies_wait<0>();
       // Behind this barrier the tile is complete, and everybody is done with the other buffer.
       bool special = false;
-      if (mixed) {
+      // Halves of f32 elements turn infinities into NaN, so there they are special everywhere.
+      if (mixed || T::kBytes == 4) {
         special = __syncthreads_or(own_not_finite<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer)));
       } else {
         __syncthreads();
@@ -112,7 +113,7 @@ class Forward {
         softmax.template add<false>(scores, output, p.log2_factor);
       }
       const Weights<S> weights(scores);
-      if (mixed && special) {
+      if (special) {
         add_special(output, weights, v_tile(buffer));
         __syncthreads();
         clear_own_special<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer));

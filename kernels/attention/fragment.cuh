@@ -1,32 +1,31 @@
 // Tiles in shared memory, and the fragments of them that tensor cores multiply.
 //
-// A tile has rows of kHead elements, cut into chunks of 16 bytes. Eight chunks (four, where the number of chunks is no multiple of
-// eight) make a block; a block holds all rows, one behind the other. Within a row chunk c lies at place c ^ turn(row), so that
-// eight rows show eight different groups of banks at the same chunk: neither copies nor ldmatrix meet a bank twice.
+// A tile has rows of kHead elements, one behind the other, cut into chunks of 16 bytes. Chunk c of a row lies at place c ^ turn(row):
+// eight rows show eight different groups of four banks at the same chunk, and so do eight chunks that follow each other. Neither
+// copies nor ldmatrix meet a bank twice.
 #pragma once
 
 #include "common/dtype.cuh"
 
-/// How a tile of kRows rows of kBytes bytes lies in shared memory. `kValues` says that 32-bit elements are read one row of an
-/// mma per lane, which takes turns of two chunks.
-template <int kRows, int kBytes, bool kValues = false>
+/// How a tile of kRows rows of kBytes bytes lies in shared memory. `kWords` says that lanes read it word by word, from four rows two
+/// apart at once, and not by ldmatrix.
+template <int kRows, int kBytes, bool kWords = false>
 struct Tile {
   static constexpr int kChunks = kBytes / 16;
-  static constexpr int kBlock = kChunks % 8 == 0 ? 8 : 4;
+  /// Chunks that change places with each other. Rows of an odd number of 64 bytes begin at two places of the banks in turn.
+  static constexpr int kGroup = kChunks % 8 == 0 ? 8 : 4;
   static constexpr int kSize = kRows * kBytes;
-  static_assert(kChunks % kBlock == 0);
+  static_assert(kChunks % kGroup == 0 && (!kWords || kGroup == 8));
 
   static DEVICE uint32_t turn(uint32_t row) {
-    if constexpr (kValues) return row & 6u;
-    return kBlock == 8 ? row & 7u : (row >> 1) & 3u;
+    if constexpr (kWords) return row & 6u;
+    return kGroup == 8 ? row & 7u : (row >> 1) & 3u;
   }
   /// Bytes from the beginning of the tile to a chunk.
-  static DEVICE uint32_t at(uint32_t row, uint32_t chunk) {
-    return (chunk / kBlock) * (kRows * kBlock * 16) + row * (kBlock * 16) + (((chunk % kBlock) ^ turn(row)) * 16);
-  }
+  static DEVICE uint32_t at(uint32_t row, uint32_t chunk) { return row * kBytes + (chunk ^ turn(row)) * 16; }
 };
 
-/// Where a lane reads a tile for ldmatrix: `row` and `chunk` (0 or 1) are the lane's own, steps along the tile are constants.
+/// Where a lane reads a tile: its own row, and its own chunk of the first two; steps along the tile are constants.
 template <class Tile>
 struct LaneAddress {
   uint32_t first;
@@ -35,10 +34,8 @@ struct LaneAddress {
 
   /// Address `rows` further down (a multiple of 8) and `chunks` further right (an even number).
   DEVICE uint32_t step(uint32_t rows, uint32_t chunks) const {
-    constexpr uint32_t kRow = Tile::kBlock * 16;
-    // Tiles start at multiples of 128 bytes, so an exclusive or on the chunk's bits of the address is one on the chunk.
-    return (first ^ ((chunks % Tile::kBlock) * 16)) + (chunks / Tile::kBlock) * (Tile::kSize / (Tile::kChunks / Tile::kBlock)) +
-           rows * kRow;
+    // Groups start at multiples of their size, so an exclusive or on the address is one on the chunk.
+    return (first ^ (chunks % Tile::kGroup * 16)) + chunks / Tile::kGroup * (Tile::kGroup * 16) + rows * (Tile::kChunks * 16);
   }
 };
 

@@ -7,15 +7,18 @@
 
 #include "attention/copy.cuh"
 
-/// An element as two that tensor cores multiply exactly, high + low, good to 2^-22 of it: tf32 keeps 11 bits of each.
+/// An element as two that tensor cores multiply exactly: high + low is within 2^-24 of it. tf32 keeps 11 bits of each, and the
+/// nearest high leaves 12 bits and a sign.
 struct Halves {
   uint32_t high, low;
 
   DEVICE explicit Halves(uint32_t word) {
-    high = word & 0xffffe000u;
+    const uint32_t magnitude = word & 0x7fffffffu;
+    // From 2^127 on rounding up could become infinite.
+    high = (word + (magnitude < 0x7f000000u ? 0x1000u : 0u)) & 0xffffe000u;
     const float rest = __fsub_rn(__uint_as_float(word), __uint_as_float(high));
     // An infinite or NaN element has nothing but its high part.
-    low = (word & 0x7f800000u) == 0x7f800000u ? 0u : __float_as_uint(rest);
+    low = magnitude < 0x7f800000u ? (__float_as_uint(rest) + 0x1000u) & 0xffffe000u : 0u;
   }
 };
 
@@ -32,11 +35,17 @@ struct HalvesOfA {
   }
 };
 
-/// sum += a * b in f32, from three products of halves, the smallest first. What is left out is 2^-22 of a product.
+/// sum += a * b in f32, from three products of halves, the smallest first. What is left out is 2^-24 of a product.
 DEVICE void multiply_add_halves(float (&sum)[4], const HalvesOfA& a, Halves b0, Halves b1) {
   multiply_add<F32>(sum, a.low, b0.high, b1.high);
   multiply_add<F32>(sum, a.high, b0.low, b1.low);
   multiply_add<F32>(sum, a.high, b0.high, b1.high);
+}
+
+/// sum += part, rounded to nearest.
+DEVICE void add_part(float (&sum)[4], const float (&part)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) sum[e] = __fadd_rn(sum[e], part[e]);
 }
 
 /// The tiles of a kernel, and who multiplies what of them.
@@ -75,7 +84,8 @@ DEVICE void multiply_keys(float (&scores)[S::kRowTiles][S::kKeys / 8][4], uint32
       for (int e = 0; e < 4; ++e) scores[t][j][e] = 0.0f;
     }
   }
-#pragma unroll
+  constexpr int kAtOnce = T::kBytes == 2 ? 8 : 2;
+#pragma unroll kAtOnce
   for (int depth = 0; depth < S::kHead / S::kDepth; ++depth) {
     uint32_t a[S::kRowTiles][4];
 #pragma unroll
@@ -91,8 +101,11 @@ DEVICE void multiply_keys(float (&scores)[S::kRowTiles][S::kKeys / 8][4], uint32
           multiply_add<T>(scores[t][j + 1], a[t], b[2], b[3]);
         } else {
           const HalvesOfA halves(a[t]);
-          multiply_add_halves(scores[t][j], halves, Halves(b[0]), Halves(b[1]));
-          multiply_add_halves(scores[t][j + 1], halves, Halves(b[2]), Halves(b[3]));
+          float part[2][4] = {};
+          multiply_add_halves(part[0], halves, Halves(b[0]), Halves(b[1]));
+          multiply_add_halves(part[1], halves, Halves(b[2]), Halves(b[3]));
+          add_part(scores[t][j], part[0]);
+          add_part(scores[t][j + 1], part[1]);
         }
       }
     }
@@ -155,23 +168,37 @@ template <class S>
 DEVICE void multiply_values(float (&output)[S::kRowTiles][S::kHead / 8][4], const Weights<S>& weights, uint32_t v_tile) {
   using T = typename S::T;
   const ValueAddress<S> v(v_tile);
+  if constexpr (T::kBytes == 2) {
 #pragma unroll
-  for (int step = 0; step < Weights<S>::kSteps; ++step) {
+    for (int step = 0; step < Weights<S>::kSteps; ++step) {
 #pragma unroll
-    for (int pair = 0; pair < S::kHead / 16; ++pair) {
-      uint32_t b[4];
-      v.load(b, step, pair);
+      for (int pair = 0; pair < S::kHead / 16; ++pair) {
+        uint32_t b[4];
+        v.load(b, step, pair);
 #pragma unroll
-      for (int t = 0; t < S::kRowTiles; ++t) {
-        if constexpr (T::kBytes == 2) {
+        for (int t = 0; t < S::kRowTiles; ++t) {
           multiply_add<T>(output[t][2 * pair], weights.words[t][step], b[0], b[1]);
           multiply_add<T>(output[t][2 * pair + 1], weights.words[t][step], b[2], b[3]);
-        } else {
-          const HalvesOfA halves(weights.words[t][step]);
-          multiply_add_halves(output[t][2 * pair], halves, Halves(b[0]), Halves(b[1]));
-          multiply_add_halves(output[t][2 * pair + 1], halves, Halves(b[2]), Halves(b[3]));
         }
       }
+    }
+  } else {
+    static_assert(S::kRowTiles == 1);
+    // Tensor cores cut off what does not fit into a sum. They add up one key tile, and the sum of tiles is rounded to nearest: over
+    // thousands of keys the cuts would all go one way.
+#pragma unroll
+    for (int pair = 0; pair < S::kHead / 16; ++pair) {
+      float part[2][4] = {};
+#pragma unroll
+      for (int step = 0; step < Weights<S>::kSteps; ++step) {
+        uint32_t b[4];
+        v.load(b, step, pair);
+        const HalvesOfA halves(weights.words[0][step]);
+        multiply_add_halves(part[0], halves, Halves(b[0]), Halves(b[1]));
+        multiply_add_halves(part[1], halves, Halves(b[2]), Halves(b[3]));
+      }
+      add_part(output[0][2 * pair], part[0]);
+      add_part(output[0][2 * pair + 1], part[1]);
     }
   }
 }

@@ -1,4 +1,4 @@
-//! Attention in f64, one query after the other, and the same with every intermediate rounded to the element type.
+//! Attention in f64, one query after the other, and the same with every intermediate rounded to the element type and sums in f32.
 
 use sumexp::Float;
 
@@ -31,8 +31,10 @@ impl Problem {
         &self,
         visible: &dyn Fn(usize, usize, usize, usize) -> bool,
         bias: &dyn Fn(usize, usize, usize, usize) -> f64,
-        round: &dyn Fn(f64) -> f64,
+        rounding: Option<&dyn Fn(f64) -> f64>,
     ) -> Answer {
+        let round = |x: f64| rounding.map_or(x, |round| round(x));
+        let add = |sum: f64, x: f64| if rounding.is_some() { f64::from((sum + x) as f32) } else { sum + x };
         let mut answer = Answer { out: vec![], lse: vec![] };
         let group = self.heads / self.key_heads;
         for b in 0..self.batch {
@@ -47,7 +49,7 @@ impl Problem {
                         .iter()
                         .map(|&j| {
                             let k = &self.k[(of_key + j) * self.head..][..self.head];
-                            let product: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum();
+                            let product: f64 = q.iter().zip(k).map(|(q, k)| q * k).fold(0.0, add);
                             let score = round(round(round(product) * self.scale) + bias(b, h, i, j));
                             self.cap.map_or(score, |cap| round(cap * (score / cap).tanh()))
                         })
@@ -55,12 +57,13 @@ impl Problem {
                     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let origin = if max == f64::NEG_INFINITY { 0.0 } else { max };
                     let weights: Vec<f64> = scores.iter().map(|s| (s - origin).exp()).collect();
-                    let sum: f64 = weights.iter().sum();
+                    let sum = weights.iter().copied().fold(0.0, add);
                     answer.lse.push(if seen.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() });
                     for d in 0..self.value {
                         let row = seen.iter().zip(&weights);
-                        let total: f64 =
-                            row.map(|(&j, weight)| round(weight / sum) * self.v[(of_key + j) * self.value + d]).sum();
+                        let total = row
+                            .map(|(&j, weight)| round(weight / sum) * self.v[(of_key + j) * self.value + d])
+                            .fold(0.0, add);
                         answer.out.push(round(if seen.is_empty() { 0.0 } else { total }));
                     }
                 }
