@@ -26,24 +26,65 @@ struct Work {
   int32_t first_query;
 };
 
-/// Work item `item`. Neighbouring items are tiles of one head, which share keys in the cache, the last tile first: where later
-/// queries see more keys, the long work starts early.
-DEVICE Work work_of(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries) {
-  const uint64_t of_batch = item / p.sizes.query_tiles;
-  const uint32_t tile = p.sizes.query_tiles - 1 - static_cast<uint32_t>(item % p.sizes.query_tiles);
-  Work work;
+/// Work items: the query tiles of every head, those of a head side by side, so that they share keys in the cache.
+DEVICE uint64_t work_items(const AttentionForwardParams& p) {
+  const uint64_t heads = p.query_offsets == nullptr ? uint64_t{p.sizes.batch} * p.sizes.heads : p.sizes.heads;
+  return heads * p.sizes.query_tiles;
+}
+
+/// Which sequence of packed ones query tile `tile` belongs to: sets its number, its rows, and which tile of it that is. False if there
+/// are fewer tiles. Offsets out of order or out of bounds are cut off. All 32 lanes must call; all get the same.
+DEVICE bool find_sequence(const AttentionForwardParams& p, int32_t tile_queries, uint32_t tile, Sequence& sequence, uint32_t& tile_in_sequence) {
+  const uint32_t lane = threadIdx.x % 32;
+  for (uint32_t first = 0; first < p.sizes.batch; first += 32) {
+    const uint32_t number = min(first + lane, p.sizes.batch - 1);
+    const int32_t begin = clamped(__ldg(p.query_offsets + number), 0, p.sizes.queries);
+    const int32_t end = clamped(__ldg(p.query_offsets + number + 1), begin, p.sizes.queries);
+    const uint32_t tiles = first + lane < p.sizes.batch ? (end - begin + tile_queries - 1) / tile_queries : 0;
+    uint32_t up_to_here = tiles;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint32_t before = __shfl_up_sync(0xffffffffu, up_to_here, distance);
+      if (lane >= distance) up_to_here += before;
+    }
+    const uint32_t holders = __ballot_sync(0xffffffffu, tile < up_to_here);
+    if (holders != 0) {
+      const int holder = __ffs(holders) - 1;
+      sequence.batch = first + holder;
+      sequence.first_query = __shfl_sync(0xffffffffu, begin, holder);
+      sequence.queries = __shfl_sync(0xffffffffu, end - begin, holder);
+      tile_in_sequence = tile - __shfl_sync(0xffffffffu, up_to_here - tiles, holder);
+      const int32_t first_key = clamped(__ldg(p.key_offsets + sequence.batch), 0, p.sizes.keys);
+      sequence.first_key = first_key;
+      sequence.keys = clamped(__ldg(p.key_offsets + sequence.batch + 1), first_key, p.sizes.keys) - first_key;
+      return true;
+    }
+    tile -= __shfl_sync(0xffffffffu, up_to_here, 31);
+  }
+  return false;
+}
+
+/// Sets work item `item`; false if there is nothing to do. Later tiles of a head come first: where later queries see more keys, the
+/// long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
+DEVICE bool find_work(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries, Work& work) {
   Sequence& sequence = work.sequence;
-  sequence.batch = static_cast<uint32_t>(of_batch / p.sizes.heads);
-  sequence.head = static_cast<uint32_t>(of_batch % p.sizes.heads);
-  sequence.queries = p.sizes.queries;
-  sequence.keys = p.sizes.keys;
-  sequence.first_query = sequence.first_key = 0;
+  const uint64_t of_head = item / p.sizes.query_tiles;
+  uint32_t tile = p.sizes.query_tiles - 1 - static_cast<uint32_t>(item % p.sizes.query_tiles);
+  sequence.head = static_cast<uint32_t>(of_head % p.sizes.heads);
+  if (p.query_offsets == nullptr) {
+    sequence.batch = static_cast<uint32_t>(of_head / p.sizes.heads);
+    sequence.queries = p.sizes.queries;
+    sequence.keys = p.sizes.keys;
+    sequence.first_query = sequence.first_key = 0;
+  } else if (!find_sequence(p, tile_queries, tile, sequence, tile)) {
+    return false;
+  }
   work.first_query = tile * tile_queries;
   sequence.key_end = sequence.keys;
   if (p.mask.key_lengths != nullptr) {
     sequence.key_end = clamped(__ldg(p.mask.key_lengths + sequence.batch * p.mask.key_lengths_stride), 0, sequence.keys);
   }
-  return work;
+  return true;
 }
 
 template <class S, bool kGeneral>
@@ -301,10 +342,10 @@ DEVICE uint32_t shared_base() {
 
 template <class S, bool kGeneral>
 DEVICE void attention_forward(const AttentionForwardParams& p) {
-  const uint64_t items = uint64_t{p.sizes.batch} * p.sizes.heads * p.sizes.query_tiles;
+  const uint64_t items = work_items(p);
   for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    const Work work = work_of(p, item, S::kQueries);
-    Forward<S, kGeneral>(p, work, shared_base()).run();
+    Work work;
+    if (find_work(p, item, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
   }
 }
 

@@ -63,6 +63,25 @@ pub(crate) struct Forward<'a, T> {
     pub(crate) slopes: Option<View<'a, f32>>,
     pub(crate) scale: f32,
     pub(crate) cap: Option<f32>,
+    /// Packed sequences: where each of them starts in the queries and in the keys, and behind the last one where it ends. Then B is 1
+    /// in all shapes above.
+    pub(crate) offsets: Option<(View<'a, i32>, View<'a, i32>)>,
+}
+
+/// Where the results of a forward call go.
+pub(crate) struct Results<'a, T> {
+    /// Rows of Dv elements.
+    pub(crate) out: ViewMut<'a, T>,
+    pub(crate) lse: Option<ViewMut<'a, f32>>,
+    /// Which dims of either are those of the batch, the heads and the rows. Packed results have no batch.
+    pub(crate) dims: [Option<usize>; 3],
+}
+
+impl<T> Results<'_, T> {
+    /// Strides of the batch, the heads and the rows of a layout.
+    fn strides(&self, strides: &[u64]) -> [u64; 3] {
+        self.dims.map(|dim| dim.map_or(0, |dim| strides[dim]))
+    }
 }
 
 /// Rows `[B, H, S, D]` as the kernels take them.
@@ -121,13 +140,8 @@ impl<T> Forward<'_, T> {
     }
 }
 
-/// Writes out `[B, Hq, Sq, Dv]` with neighbouring elements of rows, and lse `[B, Hq, Sq]`.
-pub(crate) fn forward<T: Float>(
-    op: &'static str,
-    call: &Forward<T>,
-    mut out: ViewMut<T>,
-    lse: Option<ViewMut<f32>>,
-) -> Result<()> {
+/// Enqueues a forward call.
+pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results: Results<T>) -> Result<()> {
     let (q, k, v) = (&call.q, &call.k, &call.v);
     let (dtype, device) = (T::DTYPE, q.device());
     let [batch, heads, queries, head_size] = four(q.dims());
@@ -139,19 +153,23 @@ pub(crate) fn forward<T: Float>(
         head_size: head_size.into(),
         value_size: value_size.into(),
     };
-    let plan = plan::forward(&size, dtype, call.general());
+    let sequences = call.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1);
+    let plan = plan::forward(&size, sequences, dtype, call.general());
     let change = call.scores_change();
     let log2_e = std::f64::consts::LOG2_E;
-    let out_address = out.address(op, "out")?;
-    let (lse_address, lse_strides) = match lse {
+    let out_address = results.out.address(op, "out")?;
+    let out_strides = results.strides(results.out.layout().strides());
+    let (lse_address, lse_strides) = match &mut results.lse {
         None => (0, vec![0; 3]),
-        Some(mut lse) => (lse.address(op, "lse")?, lse.layout().strides().to_vec()),
+        Some(lse) => (lse.address(op, "lse")?, lse.layout().strides().to_vec()),
     };
+    let lse_strides = results.strides(&lse_strides);
     let in_vectors = |view: &View<T>| vectors::<T>(view.address(), view.dims(), view.layout().strides());
-    let out_strides = out.layout().strides();
+    let out_dims = [batch, heads, queries].map(|length| length as usize);
+    let offsets = |view: Option<&View<i32>>| view.map_or(ptr::null(), |view| view.address() as *const i32);
     let params = AttentionForwardParams {
         sizes: AttentionSizes {
-            batch,
+            batch: sequences.map_or(batch, |sequences| sequences as u32),
             heads,
             key_heads,
             queries,
@@ -173,8 +191,8 @@ pub(crate) fn forward<T: Float>(
         lse_batch: lse_strides[0],
         lse_head: lse_strides[1],
         lse_row: lse_strides[2],
-        query_offsets: ptr::null(),
-        key_offsets: ptr::null(),
+        query_offsets: offsets(call.offsets.as_ref().map(|(of_q, _)| of_q)),
+        key_offsets: offsets(call.offsets.as_ref().map(|(_, of_k)| of_k)),
         mask: call.masking.params(),
         bias: match &call.bias {
             None => NO_PAIRS,
@@ -190,7 +208,7 @@ pub(crate) fn forward<T: Float>(
         q_vectors: in_vectors(q),
         k_vectors: in_vectors(k),
         v_vectors: in_vectors(v),
-        out_vectors: vectors::<T>(out_address, out.dims(), out_strides),
+        out_vectors: vectors::<T>(out_address, &out_dims, &out_strides),
         score_factor: if change { call.scale } else { 1.0 },
         log2_factor: if change { log2_e as f32 } else { (log2_e * f64::from(call.scale)) as f32 },
         natural_factor: if change { 1.0 } else { call.scale },

@@ -116,11 +116,16 @@ pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
     *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
 }
 
-/// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`].
-pub fn forward(size: &Size, dtype: DType, general: bool) -> Forward {
+/// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`]. The queries of one batch entry
+/// may be those of so many `sequences`, each with its own tiles.
+pub fn forward(size: &Size, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
     let tiles = tiles_for(size.head_size.max(size.value_size), dtype);
     let tiles = if general { tiles.general() } else { tiles };
-    let query_tiles = size.queries.div_ceil(u64::from(tiles.queries()));
+    let query_tiles = match sequences {
+        None => size.queries.div_ceil(u64::from(tiles.queries())),
+        // Every sequence fills all its tiles but one; those without queries have none.
+        Some(sequences) => size.queries / u64::from(tiles.queries()) + sequences.min(size.queries),
+    };
     let blocks = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).min(MAX_BLOCKS);
     Forward { tiles, general, query_tiles, blocks, shared: tiles.shared(dtype) }
 }
@@ -149,7 +154,8 @@ mod tests {
             assert_eq!(tiles_for(head, DType::F32).head, class);
         }
         let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
-        let plan = forward(&size, DType::F16, false);
+        let plan = forward(&size, None, DType::F16, false);
         assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
+        assert_eq!(forward(&size, Some(5), DType::F16, false).query_tiles, 6);
     }
 }

@@ -4,6 +4,7 @@
 mod common;
 mod general;
 mod naive;
+mod packed;
 
 use common::device::{assert_no_findings, soft};
 use common::gpu::device;

@@ -3,7 +3,7 @@
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{self as kernel, Forward, Masking};
+use crate::kernels::attention::{self as kernel, Forward, Masking, Results};
 use crate::shape::Shape;
 use crate::tensor::{BoolTensor, Lse, Tensor, View};
 
@@ -92,7 +92,62 @@ pub fn forward<'a, T: Float>(
     let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s, d])?)?;
     let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s])?)?;
     if b * h * s > 0 {
-        kernel::forward(OP, &call, out.view_mut(), Some(lse.view_mut()))?;
+        let dims = [Some(0), Some(1), Some(2)];
+        kernel::forward(OP, &call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
+    }
+    Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
+}
+
+/// Attention of sequences of different lengths one behind the other: q `[Tq, Hq, D]` to k `[Tk, Hkv, D]` and v `[Tk, Hkv, Dv]`. Sequence i
+/// is rows `offsets[i]` to `offsets[i + 1]`, of q by `q_offsets` `[B + 1]`, of k and v by `k_offsets`. Results are out `[Tq, Hq, Dv]` and lse
+/// `[Tq, Hq]`. The offsets are not looked at on the host: they must start at 0, never decrease, and end at Tq or Tk. Others give
+/// wrong or unwritten rows, and never an access out of bounds. Masks are those of one sequence; key lengths are `[B]`, segments
+/// `[1, Tq]` and `[1, Tk]`.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_packed<'a, T: Float>(
+    [q, k, v]: [View<'a, T>; 3],
+    q_offsets: View<'a, i32>,
+    k_offsets: View<'a, i32>,
+    options: &Attention<'a>,
+) -> Result<AttentionOutput<T>> {
+    let whole = |name, view: View<'a, T>| match *view.dims() {
+        [rows, heads, size] => view.permute(&[1, 0, 2])?.expand(&[1, heads, rows, size]),
+        _ => Err(Error::Shapes {
+            op: OP,
+            left: name,
+            left_shape: view.dims().to_vec(),
+            right: "q",
+            right_shape: q.dims().to_vec(),
+        }),
+    };
+    let (q, k, v) = (whole("q", q)?, whole("k", k)?, whole("v", v)?);
+    if q_offsets.dims().len() != 1 || q_offsets.dims() != k_offsets.dims() || q_offsets.dims()[0] == 0 {
+        return Err(Error::Shapes {
+            op: OP,
+            left: "the offsets of q",
+            left_shape: q_offsets.dims().to_vec(),
+            right: "the offsets of k",
+            right_shape: k_offsets.dims().to_vec(),
+        });
+    }
+    Device::same(
+        OP,
+        ("q", q.device()),
+        &[("the offsets of q", q_offsets.device()), ("the offsets of k", k_offsets.device())],
+    )?;
+    let lengths = options.mask.key_lengths;
+    let mut call =
+        check(q, k, v, &Attention { mask: AttentionMask { key_lengths: None, ..options.mask }, ..*options })?;
+    call.masking.key_lengths = lengths.map(|lengths| lengths.expand(&[q_offsets.dims()[0] - 1])).transpose()?;
+    call.offsets = Some((q_offsets, k_offsets));
+    let [h, t, d] = [q.dims()[1], q.dims()[2], v.dims()[3]];
+    let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h, d])?)?;
+    let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h])?)?;
+    if t * h > 0 {
+        let dims = [None, Some(1), Some(0)];
+        kernel::forward(OP, &call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
     }
     Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
 }
@@ -167,5 +222,5 @@ fn check<'a, T: Float>(
         Some(Bias::BF16(bias)) => Some(kernel::Bias::BF16(to(bias, &all)?)),
     };
     let slopes = options.alibi_slopes.map(|slopes| to(slopes, &[b, h])).transpose()?;
-    Ok(Forward { q, k, v, masking, bias, slopes, scale, cap: options.softcap })
+    Ok(Forward { q, k, v, masking, bias, slopes, scale, cap: options.softcap, offsets: None })
 }
