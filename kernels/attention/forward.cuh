@@ -232,7 +232,9 @@ class Forward {
     if (p.bias.data != nullptr) {
       for_each_score(scores, key, [&](float& score, int, int32_t query, int32_t at) {
         const float bias = query < sequence.queries && at < sequence.key_end ? pairs.bias(query, at) : -INFINITY;
-        score = bias == -INFINITY ? bias : __fadd_rn(score, bias);
+        // A cap makes a number of every other -inf.
+        const float sum = __fadd_rn(score, bias), least = p.cap > 0.0f ? -0x1.fffffep127f : -INFINITY;
+        score = bias == -INFINITY ? bias : sum == -INFINITY ? least : sum;
       });
     }
     if (p.slopes != nullptr) {
@@ -242,7 +244,9 @@ class Forward {
       });
     }
     if (p.cap > 0.0f) {
-      for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) { score = capped(score, p.cap); });
+      for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) {
+        if (score != -INFINITY || p.bias.data == nullptr) score = capped(score, p.cap);
+      });
     }
   }
 

@@ -49,48 +49,51 @@ class Pairs {
   /// Whether there is a part of the mask that knows single pairs.
   DEVICE bool masked() const { return p.mask.bytes.data != nullptr || p.mask.query_segments.data != nullptr; }
 
-  /// Whether bytes and segments show `key` to `query`; both are positions in the sequence, and there.
+  /// Whether bytes and segments show `key` to `query`, positions in the sequence.
   DEVICE bool visible(int32_t query, int32_t key) const {
     const AttentionMask& mask = p.mask;
-    const uint64_t q = uint64_t{sequence.first_query} + query, k = uint64_t{sequence.first_key} + key;
     bool visible = true;
     if (mask.bytes.data != nullptr) {
-      const uint64_t at = start(mask.bytes) + q * mask.bytes.query + k * mask.bytes.key;
-      visible = (__ldg(static_cast<const uint8_t*>(mask.bytes.data) + at) != 0) != (mask.bytes_hide != 0);
+      visible = known(mask.bytes, query, key) &&
+                (__ldg(static_cast<const uint8_t*>(mask.bytes.data) + offset(mask.bytes, query, key)) != 0) != (mask.bytes_hide != 0);
     }
     if (mask.query_segments.data != nullptr) {
-      const AttentionRows &of_q = mask.query_segments, &of_k = mask.key_segments;
-      visible = visible && __ldg(of_q.data + sequence.batch * of_q.batch + q * of_q.row) ==
-                               __ldg(of_k.data + sequence.batch * of_k.batch + k * of_k.row);
+      const AttentionPositions &of_q = mask.query_segments, &of_k = mask.key_segments;
+      visible = visible && query < of_q.positions && key < of_k.positions && segment(of_q, query) == segment(of_k, key);
     }
     return visible;
   }
 
-  /// The bias of a pair that is there.
+  /// The bias of a pair; -inf where there is none.
   DEVICE float bias(int32_t query, int32_t key) const {
-    const uint64_t q = uint64_t{sequence.first_query} + query, k = uint64_t{sequence.first_key} + key;
-    const uint64_t at = start(p.bias) + q * p.bias.query + k * p.bias.key;
+    if (!known(p.bias, query, key)) return -INFINITY;
+    const uint64_t at = offset(p.bias, query, key);
     if (p.bias_type == ATTENTION_F32) return __ldg(static_cast<const float*>(p.bias.data) + at);
     const uint32_t word = __ldg(static_cast<const uint16_t*>(p.bias.data) + at);
     return p.bias_type == ATTENTION_F16 ? F16::low(word) : BF16::low(word);
   }
 
-  /// What the distance from the lower diagonal is multiplied with.
+  /// What the distance from the diagonal is multiplied with.
   DEVICE float slope() const { return __ldg(p.slopes + sequence.batch * p.slopes_batch + sequence.head * p.slopes_head); }
   DEVICE float distance(int32_t query, int32_t key) const {
-    return fabsf(static_cast<float>(query + sequence.keys - sequence.queries - key));
+    const int32_t own = query + (p.slopes_bottom_right != 0 ? sequence.keys - sequence.queries : 0);
+    return fabsf(static_cast<float>(own - key));
   }
 
  private:
-  DEVICE uint64_t start(const AttentionPairs& pairs) const {
-    return sequence.batch * pairs.batch + sequence.head * pairs.head;
+  static DEVICE bool known(const AttentionPairs& pairs, int32_t query, int32_t key) { return query < pairs.queries && key < pairs.keys; }
+  DEVICE uint64_t offset(const AttentionPairs& pairs, int32_t query, int32_t key) const {
+    return sequence.batch * pairs.batch + sequence.head * pairs.head + query * pairs.query + key * pairs.key;
+  }
+  DEVICE int32_t segment(const AttentionPositions& positions, int32_t position) const {
+    return __ldg(positions.data + sequence.batch * positions.batch + position * positions.position);
   }
 
   const AttentionForwardParams& p;
   const Sequence& sequence;
 };
 
-/// cap * tanh(score / cap), from the exponential of the negative magnitude. -inf stays hidden.
+/// cap * tanh(score / cap), from the exponential of the negative magnitude.
 DEVICE float capped(float score, float cap) {
   const float x = fabsf(score) / cap;
   // The series of tanh to x^9, where 1 - exp would cancel.
@@ -103,6 +106,5 @@ DEVICE float capped(float score, float cap) {
   float small;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(small) : "f"(__fmul_rn(x, -2.8853900817779268f)));
   const float far = quotient(__fsub_rn(1.0f, small), __fadd_rn(1.0f, small));
-  const float result = copysignf(__fmul_rn(x < 0.25f ? near : far, cap), score);
-  return score == -INFINITY ? score : result;
+  return copysignf(__fmul_rn(x < 0.25f ? near : far, cap), score);
 }

@@ -16,25 +16,32 @@ typedef struct {
   uint64_t row;
 } AttentionMatrix;
 
-/// A value for every query and key, of any type; every stride may be 0.
+/// A value for every query and key, of any type, by their positions in a sequence; every stride may be 0.
 typedef struct {
   /// First element; null if there is none.
   const void *data;
+  /// Distances between batch entries (or packed sequences), heads, queries and keys.
   uint64_t batch;
   uint64_t head;
-  /// Distance between queries.
   uint64_t query;
-  /// Distance between keys.
   uint64_t key;
+  /// Pairs with a query or a key from these positions on have no value, and are hidden. They occur only in packed sequences
+  /// that are longer than their mask.
+  uint32_t queries;
+  uint32_t keys;
 } AttentionPairs;
 
-/// A value for every row of a batch entry; null if there is none.
+/// A value for every position in a sequence.
 typedef struct {
+  /// First element; null if there is none.
   const int32_t *data;
+  /// Distances between batch entries (or packed sequences) and positions.
   uint64_t batch;
-  /// Distance between rows.
-  uint64_t row;
-} AttentionRows;
+  uint64_t position;
+  /// Positions from this one on have no value, and are hidden.
+  uint32_t positions;
+  uint32_t reserved;
+} AttentionPositions;
 
 /// The keys around the diagonal that a query sees: query i sees keys i + first to i + last, both included.
 /// Within -2^40 to 2^40, which stand for no limit.
@@ -61,8 +68,8 @@ typedef struct {
   /// Distance between the lengths of batch entries.
   uint64_t key_lengths_stride;
   /// Queries see keys of the same segment. Both are null or neither.
-  AttentionRows query_segments;
-  AttentionRows key_segments;
+  AttentionPositions query_segments;
+  AttentionPositions key_segments;
   /// Bytes that keep or hide keys.
   AttentionPairs bytes;
   /// A byte hides its key if `(byte != 0) == bytes_hide`.
@@ -126,10 +133,13 @@ typedef struct {
   float cap;
   /// Whether score_factor is not 1, or there is a bias, a slope or a cap (0 or 1).
   uint32_t scores_change;
-  /// f32, one per batch entry and head, times the distance from the lower diagonal is subtracted; null without.
+  /// f32, one per batch entry and head: times the distance from a diagonal is subtracted from the scores; null without.
   const float *slopes;
   uint64_t slopes_batch;
   uint64_t slopes_head;
+  /// Whether that diagonal ends at the last query and key (1), or starts at the first ones (0).
+  uint32_t slopes_bottom_right;
+  uint32_t reserved;
 } AttentionForwardParams;
 
 #endif

@@ -2,7 +2,7 @@
 
 use super::params::{
     ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionBand, AttentionForwardParams, AttentionMask,
-    AttentionMatrix, AttentionPairs, AttentionRows, AttentionSizes,
+    AttentionMatrix, AttentionPairs, AttentionPositions, AttentionSizes,
 };
 use super::{KernelId, LaunchShape, launch};
 use crate::dtype::{DType, Element, Float};
@@ -51,7 +51,7 @@ pub(crate) enum Bias<'a> {
     BF16(View<'a, crate::bf16>),
 }
 
-/// A checked forward call: q `[B, Hq, Sq, D]`, k `[B, Hkv, Sk, D]`, v `[B, Hkv, Sk, Dv]` with neighbouring elements of rows, at least one
+/// A checked forward call: with packed sequences B counts them in masks, bias and slopes, and Sq and Sk are any lengths there. Else: q `[B, Hq, Sq, D]`, k `[B, Hkv, Sk, D]`, v `[B, Hkv, Sk, Dv]` with neighbouring elements of rows, at least one
 /// query, lengths of at most 2^30, head sizes from 1 to 256, Hq a multiple of Hkv.
 pub(crate) struct Forward<'a, T> {
     pub(crate) q: View<'a, T>,
@@ -59,8 +59,8 @@ pub(crate) struct Forward<'a, T> {
     pub(crate) v: View<'a, T>,
     pub(crate) masking: Masking<'a>,
     pub(crate) bias: Option<Bias<'a>>,
-    /// `[B, Hq]`
-    pub(crate) slopes: Option<View<'a, f32>>,
+    /// `[B, Hq]`, and whether the diagonal is that of the last query and key.
+    pub(crate) slopes: Option<(View<'a, f32>, bool)>,
     pub(crate) scale: f32,
     pub(crate) cap: Option<f32>,
     /// Packed sequences: where each of them starts in the queries and in the keys, and behind the last one where it ends. Then B is 1
@@ -98,17 +98,28 @@ fn vectors<T: Element>(address: u64, dims: &[usize], strides: &[u64]) -> u32 {
 }
 
 fn pairs<T: Element>(view: &View<T>) -> AttentionPairs {
-    let s = view.layout().strides();
-    AttentionPairs { data: view.address() as *const c_void, batch: s[0], head: s[1], query: s[2], key: s[3] }
+    let (s, dims) = (view.layout().strides(), view.dims());
+    AttentionPairs {
+        data: view.address() as *const c_void,
+        batch: s[0],
+        head: s[1],
+        query: s[2],
+        key: s[3],
+        queries: dims[2] as u32,
+        keys: dims[3] as u32,
+    }
 }
 
-const NO_PAIRS: AttentionPairs = AttentionPairs { data: ptr::null(), batch: 0, head: 0, query: 0, key: 0 };
-const NO_ROWS: AttentionRows = AttentionRows { data: ptr::null(), batch: 0, row: 0 };
-
-fn rows(view: &View<i32>) -> AttentionRows {
+fn positions(view: &View<i32>) -> AttentionPositions {
     let s = view.layout().strides();
-    AttentionRows { data: view.address() as *const i32, batch: s[0], row: s[1] }
+    let positions = view.dims()[1] as u32;
+    AttentionPositions { data: view.address() as *const i32, batch: s[0], position: s[1], positions, reserved: 0 }
 }
+
+const NO_PAIRS: AttentionPairs =
+    AttentionPairs { data: ptr::null(), batch: 0, head: 0, query: 0, key: 0, queries: 0, keys: 0 };
+const NO_POSITIONS: AttentionPositions =
+    AttentionPositions { data: ptr::null(), batch: 0, position: 0, positions: 0, reserved: 0 };
 
 impl Masking<'_> {
     fn params(&self) -> AttentionMask {
@@ -118,8 +129,8 @@ impl Masking<'_> {
             bottom_right: self.bottom_right.params(),
             key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
             key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
-            query_segments: segments.map_or(NO_ROWS, |(of_q, _)| rows(of_q)),
-            key_segments: segments.map_or(NO_ROWS, |(_, of_k)| rows(of_k)),
+            query_segments: segments.map_or(NO_POSITIONS, |(of_q, _)| positions(of_q)),
+            key_segments: segments.map_or(NO_POSITIONS, |(_, of_k)| positions(of_k)),
             bytes: self.visible.as_ref().map_or(NO_PAIRS, |(bytes, _)| pairs(bytes)),
             bytes_hide: u32::from(self.visible.as_ref().is_some_and(|(_, polarity)| *polarity == Polarity::Hide)),
             reserved: 0,
@@ -155,7 +166,7 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     };
     let sequences = call.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1);
     let plan = plan::forward(&size, sequences, dtype, call.general());
-    let change = call.scores_change();
+    let (change, slopes) = (call.scores_change(), call.slopes.as_ref());
     let log2_e = std::f64::consts::LOG2_E;
     let out_address = results.out.address(op, "out")?;
     let out_strides = results.strides(results.out.layout().strides());
@@ -214,9 +225,11 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         natural_factor: if change { 1.0 } else { call.scale },
         cap: call.cap.unwrap_or(0.0),
         scores_change: u32::from(change),
-        slopes: call.slopes.as_ref().map_or(ptr::null(), |slopes| slopes.address() as *const f32),
-        slopes_batch: call.slopes.as_ref().map_or(0, |slopes| slopes.layout().strides()[0]),
-        slopes_head: call.slopes.as_ref().map_or(0, |slopes| slopes.layout().strides()[1]),
+        slopes: slopes.map_or(ptr::null(), |(slopes, _)| slopes.address() as *const f32),
+        slopes_batch: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[0]),
+        slopes_head: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[1]),
+        slopes_bottom_right: slopes.map_or(0, |(_, bottom_right)| u32::from(*bottom_right)),
+        reserved: 0,
     };
     let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
     let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };

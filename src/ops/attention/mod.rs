@@ -57,7 +57,8 @@ pub struct Attention<'a> {
     pub mask: AttentionMask<'a>,
     /// Added to the scores. -inf hides.
     pub bias: Option<Bias<'a>>,
-    /// Broadcasts to `[B, Hq]`: times the distance from the lower diagonal is subtracted from the scores.
+    /// Broadcasts to `[B, Hq]`: times the distance of a key from the diagonal that ends at the last query and key is subtracted from
+    /// its score.
     pub alibi_slopes: Option<View<'a, f32>>,
     /// Scores become `cap * tanh(score / cap)`.
     pub softcap: Option<f32>,
@@ -87,7 +88,7 @@ pub fn forward<'a, T: Float>(
     options: &Attention<'a>,
 ) -> Result<AttentionOutput<T>> {
     let (q, k, v) = (q.into(), k.into(), v.into());
-    let call = check(q, k, v, options)?;
+    let call = check(q, k, v, options, None)?;
     let [b, h, s, d] = [q.dims()[0], q.dims()[1], q.dims()[2], v.dims()[3]];
     let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s, d])?)?;
     let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s])?)?;
@@ -101,8 +102,8 @@ pub fn forward<'a, T: Float>(
 /// Attention of sequences of different lengths one behind the other: q `[Tq, Hq, D]` to k `[Tk, Hkv, D]` and v `[Tk, Hkv, Dv]`. Sequence i
 /// is rows `offsets[i]` to `offsets[i + 1]`, of q by `q_offsets` `[B + 1]`, of k and v by `k_offsets`. Results are out `[Tq, Hq, Dv]` and lse
 /// `[Tq, Hq]`. The offsets are not looked at on the host: they must start at 0, never decrease, and end at Tq or Tk. Others give
-/// wrong or unwritten rows, and never an access out of bounds. Masks are those of one sequence; key lengths are `[B]`, segments
-/// `[1, Tq]` and `[1, Tk]`.
+/// wrong or unwritten rows, and never an access out of bounds. Masks and biases go by the positions inside each sequence, and hide what is
+/// longer than they are.
 ///
 /// # Errors
 /// As [`forward`].
@@ -137,10 +138,7 @@ pub fn forward_packed<'a, T: Float>(
         ("q", q.device()),
         &[("the offsets of q", q_offsets.device()), ("the offsets of k", k_offsets.device())],
     )?;
-    let lengths = options.mask.key_lengths;
-    let mut call =
-        check(q, k, v, &Attention { mask: AttentionMask { key_lengths: None, ..options.mask }, ..*options })?;
-    call.masking.key_lengths = lengths.map(|lengths| lengths.expand(&[q_offsets.dims()[0] - 1])).transpose()?;
+    let mut call = check(q, k, v, options, Some(q_offsets.dims()[0] - 1))?;
     call.offsets = Some((q_offsets, k_offsets));
     let [h, t, d] = [q.dims()[1], q.dims()[2], v.dims()[3]];
     let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h, d])?)?;
@@ -157,6 +155,7 @@ fn check<'a, T: Float>(
     k: View<'a, T>,
     v: View<'a, T>,
     options: &Attention<'a>,
+    sequences: Option<usize>,
 ) -> Result<Forward<'a, T>> {
     let differ = |left: (&'static str, &View<T>), right: (&'static str, &View<T>)| Error::Shapes {
         op: OP,
@@ -197,30 +196,43 @@ fn check<'a, T: Float>(
             return Err(Error::Option { op: OP, option, value: value.into(), wanted });
         }
     }
-    fn to<'a, E: Element>(view: View<'a, E>, dims: &[usize]) -> Result<View<'a, E>> {
-        view.expand(dims)
+    // Masks of packed sequences are as long as they are; those of a batch are broadcast.
+    let entries = sequences.unwrap_or(b);
+    fn pairs<'a, E: Element>(view: View<'a, E>, [b, h, s, keys]: [usize; 4], packed: bool) -> Result<View<'a, E>> {
+        let own = |back: usize, all: usize| {
+            let dims = view.dims();
+            let length = if dims.len() < back { 1 } else { dims[dims.len() - back] };
+            if packed && length != 1 { length } else { all }
+        };
+        view.expand(&[b, h, own(2, s), own(1, keys)])
     }
-    let all = [b, h, s, keys];
+    let packed = sequences.is_some();
+    let all = [entries, h, s, keys];
     let mask = &options.mask;
+    let positions = |view: View<'a, i32>, length: usize| {
+        let own = view.dims().last().copied().filter(|own| packed && *own != 1);
+        view.expand(&[entries, own.unwrap_or(length)])
+    };
     let masking = Masking {
         top_left: kernel::Band { first: mask.top_left.first, last: mask.top_left.last },
         bottom_right: kernel::Band { first: mask.bottom_right.first, last: mask.bottom_right.last },
-        key_lengths: mask.key_lengths.map(|lengths| to(lengths, &[b])).transpose()?,
+        key_lengths: mask.key_lengths.map(|lengths| lengths.expand(&[entries])).transpose()?,
         segments: match mask.segments {
             None => None,
-            Some((of_q, of_k)) => Some((to(of_q, &[b, s])?, to(of_k, &[b, keys])?)),
+            Some((of_q, of_k)) => Some((positions(of_q, s)?, positions(of_k, keys)?)),
         },
         visible: match mask.visible {
             None => None,
-            Some(bools) => Some((to(bools.bytes(), &all)?, bools.polarity())),
+            Some(bools) => Some((pairs(bools.bytes(), all, packed)?, bools.polarity())),
         },
     };
     let bias = match options.bias {
         None => None,
-        Some(Bias::F32(bias)) => Some(kernel::Bias::F32(to(bias, &all)?)),
-        Some(Bias::F16(bias)) => Some(kernel::Bias::F16(to(bias, &all)?)),
-        Some(Bias::BF16(bias)) => Some(kernel::Bias::BF16(to(bias, &all)?)),
+        Some(Bias::F32(bias)) => Some(kernel::Bias::F32(pairs(bias, all, packed)?)),
+        Some(Bias::F16(bias)) => Some(kernel::Bias::F16(pairs(bias, all, packed)?)),
+        Some(Bias::BF16(bias)) => Some(kernel::Bias::BF16(pairs(bias, all, packed)?)),
     };
-    let slopes = options.alibi_slopes.map(|slopes| to(slopes, &[b, h])).transpose()?;
+    let slopes =
+        options.alibi_slopes.map(|slopes| slopes.expand(&[entries, h]).map(|slopes| (slopes, true))).transpose()?;
     Ok(Forward { q, k, v, masking, bias, slopes, scale, cap: options.softcap, offsets: None })
 }
