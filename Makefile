@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: help setup demo test accuracy bench check softgpu gpu-bundle resources mutants barriers soundness fuzz
+.PHONY: help setup demo test accuracy bench check capi softgpu gpu-bundle resources mutants barriers soundness fuzz
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -27,6 +27,12 @@ check: setup     ## format, lints, documentation, house rules
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
 	$(CARGO) test --test house
+
+capi: setup      ## target/capi: libsumexp.so, libsumexp.a and sumexp.h, for programs in C and C++
+	$(CARGO) build --release -p sumexp-capi
+	install -D target/release/libsumexp_capi.so target/capi/libsumexp.so
+	install -D -m 644 target/release/libsumexp_capi.a target/capi/libsumexp.a
+	install -D -m 644 crates/sumexp-capi/include/sumexp.h target/capi/sumexp.h
 
 softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it with LD_LIBRARY_PATH=target/softgpu
 	$(CARGO) build --release -p softgpu

@@ -11,7 +11,7 @@ use sumexp::{
 use sumexp::{
     CrossEntropy, CrossEntropyInto, CrossEntropySaved, Device, Dim, Float, Reduction, Result, Tensor, bf16, f16,
 };
-use sumexp::{cross_entropy_backward_into, cross_entropy_into};
+use sumexp::{cross_entropy_backward_into, cross_entropy_gradient_into, cross_entropy_into};
 
 /// Numbers of classes: characters, images, the vocabularies of GPT-2, Llama 2 and 3, and Gemma.
 const CLASSES: [usize; 7] = [128, 1000, 8192, 32000, 50257, 128256, 262144];
@@ -94,5 +94,10 @@ fn cross_entropy_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &M
     case("cross_entropy_backward").measure(criterion, &operands, &[rows, classes], |o, dlogits| {
         let (saved, upstream) = (&o.f32[0], &o.f32[1]);
         cross_entropy_backward_into(&o.x[0], Dim::LAST, &o.i64[0], saved, upstream, &options, dlogits)
+    });
+    // Nothing saved: loss and gradient from one look at the logits.
+    operands.f32 = vec![normal(device, &[rows], 4)];
+    case("cross_entropy_gradient").measure(criterion, &operands, &[rows, classes], |o, dlogits| {
+        cross_entropy_gradient_into(&o.x[0], Dim::LAST, &o.i64[0], &o.f32[0], &options, dlogits)
     });
 }

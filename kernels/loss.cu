@@ -10,42 +10,10 @@
 //
 // A target is compared before it is used as an index. Rows that do not count, and rows with a bad target, are not read at all.
 // Two small kernels then add the losses up in the order of the rows, count the targets, and report the first bad one.
+#include "common/cross_entropy.cuh"
 #include "common/entry.cuh"
-#include "common/index.cuh"
 #include "common/record.cuh"
 #include "common/softmax_row.cuh"
-#include "params/loss.h"
-
-/// What the target of a row says.
-struct Target {
-  int64_t value;
-  bool ignored, bad;
-
-  DEVICE bool counts() const { return !ignored && !bad; }
-};
-
-DEVICE Target load_target(const Targets& targets, const Positions& positions, uint64_t position) {
-  const uint64_t offset = position_offset(positions, targets.operand.strides, position);
-  const char* data = static_cast<const char*>(targets.operand.data);
-  Target target;
-  if (targets.type == TARGETS_I64) {
-    target.value = __ldg(reinterpret_cast<const long long*>(data) + offset);
-  } else if (targets.type == TARGETS_I32) {
-    target.value = __ldg(reinterpret_cast<const int*>(data) + offset);
-  } else {
-    target.value = __ldg(reinterpret_cast<const unsigned int*>(data) + offset);
-  }
-  target.ignored = targets.has_ignore_index != 0 && target.value == targets.ignore_index;
-  // As an unsigned number a negative target is larger than any class.
-  target.bad = !target.ignored && static_cast<uint64_t>(target.value) >= targets.classes;
-  return target;
-}
-
-template <class T>
-DEVICE float load_element(const void* data, uint64_t offset) {
-  if constexpr (T::kBytes == 4) return __ldg(static_cast<const float*>(data) + offset);
-  return T::low(__ldg(static_cast<const unsigned short*>(data) + offset));
-}
 
 /// Lanes of the largest forward kernel, the only one whose piece may hold less than a row.
 constexpr int kMostLanes = 1024;
@@ -85,62 +53,34 @@ DEVICE void cross_entropy_forward(const CrossEntropyForwardParams& p) {
              lane, p.unit_log2, p.logit_units != 0);
       // The sum's barrier comes only behind the last piece, so between two pieces the slots need one of their own.
       if (kManyPieces && begin > 0) __syncthreads();
-      const float largest_here = row_reduce<kLanes>(largest<T>(x.words), Larger(), for_max);
+      const float of_lane = largest<T>(x.words);
+      const float largest_here = row_reduce<kLanes>(of_lane, Larger(), for_max);
       if (largest_here > max) {
-        sum = sum.relative_to(Scores<T>(p.temperature, largest_here).weight(max));
+        sum = sum.relative_to(Scores<T>(p.terms.temperature, largest_here).weight(max));
         max = largest_here;
       }
-      sum = add(sum, sum_of_weights(x, Scores<T>(p.temperature, max), length, false));
+      sum = add(sum, sum_of_weights(x, Scores<T>(p.terms.temperature, max), length, false, of_lane == max));
     }
     if (kLanes <= 32 || counts) sum = row_reduce<kLanes>(sum, Sum(), for_sum);
 
     if (lane != 0 || position >= p.positions.count) continue;
-    float loss = target.bad ? NAN : 0.0f;
-    float lse = loss;
-    LossState saved = {0.0f, 0.0f};
+    RowLoss row = RowLoss::of_none(target);
     if (counts) {
-      const SoftmaxState state = SoftmaxState::of(max, sum);
-      const float logit = load_element<T>(p.logits.data, offset + static_cast<uint64_t>(target.value) * p.logits.stride);
-      // One number per row: f32 accuracy for every element type.
-      loss = -Scores<F32>(p.temperature, max).log_probability(logit, state.log_sum());
-      lse = Scores<F32>::lse(p.temperature, state);
-      saved = {state.max, state.others.high};
+      const uint64_t value = static_cast<uint64_t>(target.value);
+      const float logit = load_element<T>(p.logits.data, offset + value * p.logits.stride);
+      row = RowLoss::of(p.terms, SoftmaxState::of(max, sum), logit, class_weight(p.terms, value));
     }
-    p.losses[position] = loss;
-    p.lse[position] = lse;
-    static_cast<float2*>(p.states)[position] = {saved.max, saved.others};
+    row.store(p, position);
   }
 }
 
-/// The gradient of one row's logits.
+/// The gradient of the row at `position`, whose state is `saved`.
 template <class T>
-struct RowGradient {
-  Scores<T> scores;
-  SoftmaxState state;
-  float inverse, factor, rest;
-
-  DEVICE RowGradient(const CrossEntropyBackwardParams& p, uint64_t position, float2 saved)
-      : scores(p.temperature, saved.x), state{saved.x, {saved.y, 0.0f}}, inverse(state.inverse().high), rest(p.scale_rest) {
-    const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
-    factor = __ldg(static_cast<const float*>(p.upstream.data) + offset) * __ldg(p.weight) * p.scale;
-  }
-
-  DEVICE float at(float logit, bool is_target) const {
-    float slope = scores.weight(logit) * inverse;
-    // `inverse` is 0 for the row without anything visible, whose gradient is 0 everywhere.
-    if (is_target && inverse != 0.0f) slope = logit == state.max ? -(state.others.high * inverse) : slope - 1.0f;
-    // A hidden logit gets 0, whatever the upstream gradient is; only a NaN row stays NaN.
-    return slope == 0.0f ? 0.0f : slope * factor * rest;
-  }
-};
-
-/// Which of the lane's elements has this index in the piece (the inverse of RowPiece::index); -1 if none has.
-template <int kLanes, uint32_t kElements>
-DEVICE int owned(uint64_t index, uint32_t lane, uint32_t unit_log2) {
-  if (index >= kLanes * kElements) return -1;
-  const uint32_t unit = static_cast<uint32_t>(index) >> unit_log2;
-  const uint32_t within = static_cast<uint32_t>(index) & ((1u << unit_log2) - 1u);
-  return unit % kLanes == lane ? static_cast<int>(((unit / kLanes) << unit_log2) + within) : -1;
+DEVICE RowGradient<T> row_gradient(const CrossEntropyBackwardParams& p, const LossState& saved, uint64_t position) {
+  const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
+  const float upstream = p.upstream.data == nullptr ? 1.0f : __ldg(static_cast<const float*>(p.upstream.data) + offset);
+  const float weight = __ldg(p.states + SUMEXP_LOSS_STATE * p.positions.count);
+  return RowGradient<T>(p.temperature, saved, upstream * weight * p.scale, p.scale_rest);
 }
 
 /// Classes along the last dim: a piece of a row per group of lanes. There is nothing to combine, so no lane waits for another.
@@ -160,9 +100,10 @@ DEVICE void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
     const uint32_t length = static_cast<uint32_t>(rest < kCapacity ? rest : kCapacity);
     const Target target = load_target(p.targets, p.positions, position);
     Piece x;
+    const LossState saved = LossState::load(p.states, p.positions.count, position);
     x.fill(0);
-    if (target.counts()) {
-      const RowGradient<T> gradient(p, position, __ldg(static_cast<const float2*>(p.states) + position));
+    if (target.counts() && saved.counts()) {
+      const RowGradient<T> gradient = row_gradient<T>(p, saved, position);
       const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
              lane, p.unit_log2, p.logit_units != 0);
@@ -189,13 +130,15 @@ DEVICE void cross_entropy_backward_columns(const CrossEntropyBackwardParams& p) 
     const uint64_t position = item - piece * p.positions.count;
     const uint64_t end = (piece + 1) * kPiece < p.targets.classes ? (piece + 1) * kPiece : p.targets.classes;
     const Target target = load_target(p.targets, p.positions, position);
-    const RowGradient<T> gradient(p, position, __ldg(static_cast<const float2*>(p.states) + position));
+    const LossState saved = LossState::load(p.states, p.positions.count, position);
+    const bool counts = target.counts() && saved.counts();
+    const RowGradient<T> gradient = row_gradient<T>(p, saved, position);
     const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
     const uint64_t outer = position / p.inner;
     const uint64_t to = outer * p.targets.classes * p.inner + (position - outer * p.inner);
     for (uint64_t i = piece * kPiece; i < end; ++i) {
       float result = 0.0f;
-      if (target.counts()) {
+      if (counts) {
         const float logit = load_element<T>(p.logits.data, offset + i * p.logits.stride);
         result = gradient.at(logit, i == static_cast<uint64_t>(target.value));
       }
@@ -212,27 +155,32 @@ DEVICE void cross_entropy_backward_columns(const CrossEntropyBackwardParams& p) 
 constexpr int kCollectors = SUMEXP_LOSS_THREADS;
 
 extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __grid_constant__ LossCollectParams p) {
-  __shared__ MergeSlots<double, kCollectors> for_sum;
+  __shared__ MergeSlots<double, kCollectors> for_sum, for_weight;
   __shared__ unsigned int count, bad;
   // A chunk per block: a grid holds more of them than a memory holds losses.
   if (threadIdx.x == 0) count = 0, bad = SUMEXP_LOSS_CHUNK;
   __syncthreads();
   const uint64_t first = uint64_t{blockIdx.x} * SUMEXP_LOSS_CHUNK;
-  double sum = 0.0;
+  double sum = 0.0, weight = 0.0;
   uint32_t counted = 0, bad_here = SUMEXP_LOSS_CHUNK;
   for (uint32_t i = threadIdx.x; i < SUMEXP_LOSS_CHUNK && first + i < p.positions.count; i += kCollectors) {
     const Target target = load_target(p.targets, p.positions, first + i);
     if (target.ignored) continue;
     ++counted;
     if (target.bad && bad_here == SUMEXP_LOSS_CHUNK) bad_here = i;
-    accumulate(sum, __ldg(p.losses + first + i));
+    if (p.losses != nullptr) accumulate(sum, __ldg(p.losses + first + i));
+    if (p.class_weights != nullptr && !target.bad) {
+      accumulate(weight, __ldg(p.class_weights + static_cast<uint64_t>(target.value) * p.class_weight_stride));
+    }
   }
   // Integers: their sum and minimum do not depend on the order.
   atomicAdd(&count, counted);
   atomicMin(&bad, bad_here);
   sum = row_reduce<kCollectors>(sum, Sum(), for_sum);
+  if (p.class_weights != nullptr) weight = row_reduce<kCollectors>(weight, Sum(), for_weight);
   if (threadIdx.x == 0) {
-    LossPartial partial = {sum, count, ~uint64_t{0}, 0};
+    if (p.class_weights == nullptr) weight = count;
+    LossPartial partial = {sum, weight, count, ~uint64_t{0}, 0};
     if (bad < SUMEXP_LOSS_CHUNK) {
       partial.bad_position = first + bad;
       partial.bad_value = load_target(p.targets, p.positions, first + bad).value;
@@ -242,31 +190,34 @@ extern "C" __global__ void __launch_bounds__(kCollectors) loss_collect(const __g
 }
 
 extern "C" __global__ void __launch_bounds__(kCollectors) loss_finish(const __grid_constant__ LossFinishParams p) {
-  __shared__ MergeSlots<double, kCollectors> for_sum;
+  __shared__ MergeSlots<double, kCollectors> for_sum, for_weight;
   __shared__ unsigned long long count, bad;
   const LossPartial* partials = static_cast<const LossPartial*>(p.partials);
   if (threadIdx.x == 0) count = 0, bad = ~0ull;
   __syncthreads();
-  double sum = 0.0;
+  double sum = 0.0, weight = 0.0;
   unsigned long long counted = 0, bad_chunk = ~0ull;
   for (uint64_t chunk = threadIdx.x; chunk < p.chunks; chunk += kCollectors) {
     const LossPartial partial = partials[chunk];
     sum += partial.sum;
+    weight += partial.weight;
     counted += partial.count;
     if (partial.bad_position != ~uint64_t{0} && bad_chunk == ~0ull) bad_chunk = chunk;
   }
   atomicAdd(&count, counted);
   atomicMin(&bad, bad_chunk);
   sum = row_reduce<kCollectors>(sum, Sum(), for_sum);
+  weight = row_reduce<kCollectors>(weight, Sum(), for_weight);
   if (threadIdx.x != 0) return;
 
   if (p.count != nullptr) *p.count = static_cast<int64_t>(count);
-  const float counts = static_cast<float>(count);
+  const bool mean = p.reduction == REDUCTION_MEAN || p.reduction == REDUCTION_MEAN_OVER;
+  const float divisor = p.reduction == REDUCTION_MEAN_OVER ? *p.divisor : static_cast<float>(weight);
   // A mean over nothing is 0, and so are its gradients.
-  if (p.weight != nullptr) *p.weight = p.reduction != REDUCTION_MEAN ? 1.0f : count == 0 ? 0.0f : 1.0f / counts;
-  if (p.reduction != REDUCTION_NONE) {
+  if (p.weight != nullptr) *p.weight = !mean ? 1.0f : divisor == 0.0f ? 0.0f : 1.0f / divisor;
+  if (p.loss != nullptr) {
     const float total = static_cast<float>(sum);
-    *p.loss = p.reduction == REDUCTION_SUM ? total : count == 0 ? 0.0f : total / counts;
+    *p.loss = !mean ? total : divisor == 0.0f ? 0.0f : total / divisor;
   }
   if (bad != ~0ull) report(p.record, p.op, partials[bad].bad_position, partials[bad].bad_value, p.classes);
 }

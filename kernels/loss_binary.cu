@@ -20,6 +20,9 @@ constexpr int kThreadsOfBlock = SUMEXP_LOSS_THREADS;
 /// factor * value, or 0 if the factor is 0.
 DEVICE float term(float factor, float value) { return factor == 0.0f ? 0.0f : factor * value; }
 
+/// What the gradients of a mean are multiplied by: a mean over nothing is 0, and so are its gradients.
+DEVICE float inverse_divisor(float divisor) { return divisor == 0.0f ? 0.0f : 1.0f / divisor; }
+
 /// A unit of weights; all 1 without any.
 DEVICE void load_weights(float (&weights)[kUnit], const Operand& operand, const ElementRows& rows, const UnitPlace& place) {
   if (operand.data != nullptr) return load_unit<F32>(weights, operand, rows, place, false);
@@ -59,7 +62,8 @@ DEVICE void binary_forward(const BinaryForwardParams& p) {
     odd = !odd;
     if (threadIdx.x > 0) continue;
     const uint64_t rest = elements - first;
-    const LossPartial partial = {sum, rest < SUMEXP_LOSS_CHUNK ? rest : SUMEXP_LOSS_CHUNK, ~uint64_t{0}, 0};
+    const uint64_t count = rest < SUMEXP_LOSS_CHUNK ? rest : SUMEXP_LOSS_CHUNK;
+    const LossPartial partial = {sum, static_cast<double>(count), count, ~uint64_t{0}, 0};
     static_cast<LossPartial*>(p.partials)[first / SUMEXP_LOSS_CHUNK] = partial;
   }
 }
@@ -67,6 +71,7 @@ DEVICE void binary_forward(const BinaryForwardParams& p) {
 template <class T>
 DEVICE void binary_backward(const BinaryBackwardParams& p) {
   const uint64_t units = (p.rows.positions.count * p.rows.length + kUnit - 1) / kUnit;
+  const float scale = p.divisor == nullptr ? p.scale : inverse_divisor(__ldg(p.divisor));
   for (uint64_t unit = uint64_t{blockIdx.x} * blockDim.x + threadIdx.x; unit < units; unit += uint64_t{gridDim.x} * blockDim.x) {
     const UnitPlace place(p.rows, unit, kUnit);
     const bool complete = place.count == kUnit;
@@ -79,7 +84,7 @@ DEVICE void binary_backward(const BinaryBackwardParams& p) {
 #pragma unroll
     for (int i = 0; i < kUnit; ++i) {
       const Logistic<T> logistic(x[i]);
-      const float factor = weight[i] * (upstream[i] * p.scale);
+      const float factor = weight[i] * (upstream[i] * scale);
       const float stays_out = term(1.0f - target[i], factor), happens = term(target[i] * pos_weight[i], factor);
       const float up = stays_out == 0.0f ? 0.0f : logistic.sigmoid(stays_out);
       const float down = happens == 0.0f ? 0.0f : logistic.sigmoid_of_negated(happens);

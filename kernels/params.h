@@ -6,8 +6,11 @@
 
 #include "params/attention.h"
 #include "params/common.h"
+#include "params/inference.h"
+#include "params/inference_sample.h"
 #include "params/loss.h"
 #include "params/loss_binary.h"
+#include "params/loss_fused.h"
 #include "params/sigmoid.h"
 #include "params/softmax.h"
 

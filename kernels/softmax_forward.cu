@@ -33,15 +33,20 @@ DEVICE void softmax_forward(const SoftmaxForwardParams& p) {
     const uint64_t position = first + threadIdx.x / kLanes * kRows;
     RowPiece<T, kLanes, kVectors> x[kRows];
     float max[kRows];
+    bool holds_max[kRows];
     WeightSum sum[kRows];
 #pragma unroll
     for (int row = 0; row < kRows; ++row) load_logits(x[row], p, position + row, 0, length, lane);
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) max[row] = row_reduce<kLanes>(largest<T>(x[row].words), Larger(), for_max);
+    for (int row = 0; row < kRows; ++row) {
+      const float of_lane = largest<T>(x[row].words);
+      max[row] = row_reduce<kLanes>(of_lane, Larger(), for_max);
+      holds_max[row] = of_lane == max[row];
+    }
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
       const Scores<T> scores(p.temperature, max[row]);
-      const WeightSum of_lane = sum_of_weights(x[row], scores, length, keep_weights);
+      const WeightSum of_lane = sum_of_weights(x[row], scores, length, keep_weights, holds_max[row]);
       sum[row] = row_reduce<kLanes>(of_lane, Sum(), for_sum);
     }
 #pragma unroll

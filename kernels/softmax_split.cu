@@ -83,13 +83,14 @@ DEVICE void forward_states(const SoftmaxForwardParams& p) {
     for_each_part<Chunk<T>>(p, slice, [&](uint64_t first, uint32_t length) {
       Chunk<T> x;
       load_logits(x, p, slice.position, first, length, threadIdx.x);
-      const float of_chunk = row_reduce<kSplitLanes>(largest<T>(x.words), Larger(), odd ? for_odd_max : for_even_max);
+      const float of_lane = largest<T>(x.words);
+      const float of_chunk = row_reduce<kSplitLanes>(of_lane, Larger(), odd ? for_odd_max : for_even_max);
       odd = !odd;
       const float before = max;
       max = fmaxf(max, of_chunk);
       const Scores<T> scores(p.temperature, max);
       if (max != before) sum = sum.relative_to(scores.weight(before));
-      sum = add(sum, sum_of_weights(x, scores, length, false));
+      sum = add(sum, sum_of_weights(x, scores, length, false, of_lane == max));
     });
     sum = row_reduce<kSplitLanes>(sum, Sum(), for_sum);
     if (threadIdx.x == 0) keep(p.states, slice.number, SoftmaxState::of(max, sum));

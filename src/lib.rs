@@ -46,7 +46,7 @@ mod dtype;
 mod error;
 pub mod interop;
 pub mod kernels;
-mod mask;
+pub mod mask;
 mod memory;
 mod ops;
 pub mod plan;
@@ -59,11 +59,16 @@ pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
 pub use ops::attention;
+pub use ops::inference::{
+    Confidence, ConfidenceInto, ConfidenceOptions, Random, SampleInto, SampleOptions, Samples, TopK, TopKInto, argmax,
+    argmax_into, confidence, confidence_into, sample, sample_into, top_k, top_k_into,
+};
 pub use ops::loss::{
     BinaryCrossEntropy, CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Reduction, Targets,
     binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward,
     binary_cross_entropy_with_logits_backward_into, binary_cross_entropy_with_logits_into, cross_entropy,
-    cross_entropy_backward, cross_entropy_backward_into, cross_entropy_into,
+    cross_entropy_backward, cross_entropy_backward_into, cross_entropy_gradient, cross_entropy_gradient_into,
+    cross_entropy_in_place, cross_entropy_into, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
 };
 pub use ops::sigmoid::{
     log_sigmoid, log_sigmoid_backward, log_sigmoid_backward_into, log_sigmoid_into, sigmoid, sigmoid_backward,

@@ -15,9 +15,9 @@ use common::random::Random;
 use softgpu::ctl::Gpu;
 use sumexp::kernels::images;
 use sumexp::{
-    BinaryCrossEntropy, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities, Reduction,
-    SoftmaxOptions, Tensor, bf16, binary_cross_entropy_with_logits, cross_entropy, f16, log_softmax_backward,
-    logsumexp, softmax, softmax_backward,
+    BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Float, LogProbabilities, Probabilities,
+    SoftmaxOptions, Tensor, argmax, bf16, binary_cross_entropy_with_logits, confidence, cross_entropy,
+    cross_entropy_in_place, f16, log_softmax_backward, logsumexp, softmax, softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -80,16 +80,25 @@ fn family<T: Float>(dims: &'static [usize], dim: usize) -> [Case; 4] {
     ]
 }
 
-/// The mean loss over two rows, one of which has a target that is no class.
-fn loss<T: Float>(classes: usize) -> Case {
-    Case::new(format!("cross_entropy {} [2, {classes}]", T::DTYPE), move |device| {
+/// The weighted mean loss over two rows, one of which has a target that is no class; with `gradient`, which takes the place of the
+/// logits, by one kernel.
+fn loss<T: Float>((classes, gradient): (usize, bool)) -> Case {
+    let op = if gradient { "cross_entropy_in_place" } else { "cross_entropy" };
+    Case::new(format!("{op} {} [2, {classes}]", T::DTYPE), move |device| {
         let logits = random::<T>(device, &[2, classes], 4);
         let targets = Tensor::from_slice(device, &[2], &[classes as i64 - 1, -1]).expect("a small tensor");
-        let options = CrossEntropy { reduction: Reduction::Mean, ..CrossEntropy::default() };
-        let output = cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call");
+        let weights = random::<f32>(device, &[classes], 9);
+        let options = CrossEntropy { class_weights: Some(weights.view()), ..CrossEntropy::default() };
+        let (output, dlogits) = if gradient {
+            let both = cross_entropy_in_place(logits, Dim::LAST, &targets, None, &options).expect("a legal call");
+            (both.0, Some(both.1))
+        } else {
+            (cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call"), None)
+        };
         let report = device.check().expect_err("the bad target is reported");
         assert_eq!(device.check(), Ok(()), "once");
-        let mut bits = bits(output.lse.to_vec());
+        let mut bits = [bits(output.lse.to_vec()), bits(output.loss.to_vec())].concat();
+        bits.extend(dlogits.into_iter().flat_map(|dlogits| self::bits(dlogits.to_vec())));
         bits.extend(report.to_string().bytes().map(u32::from));
         bits
     })
@@ -101,6 +110,29 @@ fn events<T: Float>() -> Case {
         let (x, options) = (random::<T>(device, &[3, 4000], 5), BinaryCrossEntropy::default());
         bits(binary_cross_entropy_with_logits(&x, &x, &options).expect("a legal call").to_vec())
     })
+}
+
+/// What is read off logits without a gradient, on one shape.
+fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 3] {
+    // So many of the longest rows that their candidates do not fit in shared memory.
+    let k = if dims[dim] < 10_000 { 20 } else { 1024 };
+    let dim = Dim::front(dim);
+    let named = |op: &str| format!("{op} {} {dims:?}", T::DTYPE);
+    [
+        Case::new(named("argmax"), move |device| {
+            let indices = argmax(&random::<T>(device, dims, 6), dim).expect("a legal call").to_vec();
+            indices.expect("no finding").into_iter().map(|index| index as u32).collect()
+        }),
+        Case::new(named("confidence"), move |device| {
+            let x = random::<T>(device, dims, 7);
+            let sure = confidence(&x, dim, &ConfidenceOptions::default()).expect("a legal call");
+            [sure.confidence, sure.margin, sure.entropy].into_iter().flat_map(|result| bits(result.to_vec())).collect()
+        }),
+        Case::new(named("top_k"), move |device| {
+            let indices = top_k(&random::<T>(device, dims, 8), dim, k).expect("a legal call").indices.to_vec();
+            indices.expect("no finding").into_iter().map(|index| index as u32).collect()
+        }),
+    ]
 }
 
 /// Every kernel of an element type in which lanes of more than one warp work together.
@@ -118,8 +150,11 @@ fn cases<T: Float>() -> Vec<Case> {
         (&[2, 20, 9], 1),
         (&[2, 300, 9], 1),
     ];
+    let rows: [(&[usize], usize); 4] = [(&[2, 4000], 1), (&[2, 40_000], 1), (&[2, 100, 9], 1), (&[2, 300, 9], 1)];
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
-    family.chain([4000, 40_000].map(loss::<T>)).chain([events::<T>()]).collect()
+    let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
+    let losses = losses.into_iter().chain([events::<T>()]);
+    family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
 }
 
 /// A statement of a kernel: its symbol and the index of the instruction.

@@ -12,7 +12,7 @@ use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use sumexp::{Device, DeviceName, Float, Result, Tensor, ViewMut};
+use sumexp::{Device, DeviceName, Element, Float, Result, Tensor, ViewMut, bf16, f16};
 use tests::random::Random;
 
 /// Measurements per case.
@@ -161,6 +161,18 @@ impl<T: Float> Operands<T> {
     }
 }
 
+/// The value of an element of any type that operations write, for a comparison.
+fn number<T: Element>(value: T) -> f64 {
+    let value: &dyn std::any::Any = &value;
+    let floats = [
+        value.downcast_ref().map(|x: &f32| f64::from(*x)),
+        value.downcast_ref().map(|x: &f16| x.to_f64()),
+        value.downcast_ref().map(|x: &bf16| x.to_f64()),
+        value.downcast_ref().map(|index: &i64| *index as f64),
+    ];
+    floats.into_iter().flatten().next().expect("an f32, f16, bf16 or i64")
+}
+
 /// One benchmark.
 pub struct Case<'a> {
     pub machine: &'a Machine,
@@ -175,7 +187,7 @@ impl Case<'_> {
     /// and once on the CPU and compares.
     ///
     /// Its traffic is every operand read once and the output written once.
-    pub fn measure<T: Float, O: Float>(
+    pub fn measure<T: Float, O: Element>(
         self,
         criterion: &mut Criterion<DeviceTime>,
         operands: &Operands<T>,
@@ -191,7 +203,7 @@ impl Case<'_> {
         done.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
-    fn check<T: Float, O: Float>(
+    fn check<T: Float, O: Element>(
         self,
         name: &str,
         operands: &Operands<T>,
@@ -207,7 +219,7 @@ impl Case<'_> {
         Ok(())
     }
 
-    fn time<T: Float, O: Float>(
+    fn time<T: Float, O: Element>(
         self,
         criterion: &mut Criterion<DeviceTime>,
         operands: &Operands<T>,
@@ -296,14 +308,14 @@ pub fn normal<T: Float>(device: &Device, dims: &[usize], seed: u64) -> Tensor<T>
 
 /// Panics unless `got` is what the CPU device computed, up to a few units in the last place of the largest value of the row.
 #[track_caller]
-pub fn assert_close<T: Float>(case: &str, got: &[T], want: &[T]) {
+pub fn assert_close<T: Element>(case: &str, got: &[T], want: &[T]) {
     assert_eq!(got.len(), want.len(), "{case}: different lengths");
     let digits = match size_of::<T>() {
         4 => 1e-5,
         _ => 1e-2,
     };
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        let (got, want) = (got.to_f64(), want.to_f64());
+        let (got, want) = (number(*got), number(*want));
         let right = (got - want).abs() <= digits * (want.abs() + 1e-4);
         assert!(right, "{case}: element {i} is {got:e}, the CPU device has {want:e}");
     }

@@ -8,12 +8,27 @@
 
 #include "common/index.cuh"
 
+/// Reads memory of which this kernel writes nothing (`kReadOnly`), or which it may write later.
+template <bool kReadOnly = true>
 DEVICE uint4 load_streaming(const uint4* from) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
+  if constexpr (kReadOnly) {
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
+  } else {
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from)
+                 : "memory");
+  }
   return v;
+}
+
+template <bool kReadOnly, class Word>
+DEVICE Word load_word(const Word* from) {
+  if constexpr (kReadOnly) return __ldg(from);
+  return *from;
 }
 
 DEVICE void store_streaming(uint4* to, uint4 v) {
@@ -21,7 +36,8 @@ DEVICE void store_streaming(uint4* to, uint4 v) {
 }
 
 /// The piece of a row that one of `kLanes` lanes holds: `kVectors` times 16 bytes, as packed words.
-template <class T, int kLanes, int kVectors>
+/// `kReadOnly`: the kernel does not write the memory that it loads pieces from.
+template <class T, int kLanes, int kVectors, bool kReadOnly = true>
 struct RowPiece {
   static constexpr int kWords = 4 * kVectors;
   static constexpr int kElements = kVectors * T::kPerVector;
@@ -92,15 +108,15 @@ struct RowPiece {
       if (at >= length) continue;
       const char* from = static_cast<const char*>(row) + uint64_t{at} * T::kBytes;
       if constexpr (kBytes == 16) {
-        const uint4 v = load_streaming(reinterpret_cast<const uint4*>(from));
+        const uint4 v = load_streaming<kReadOnly>(reinterpret_cast<const uint4*>(from));
         words[4 * s] = v.x, words[4 * s + 1] = v.y, words[4 * s + 2] = v.z, words[4 * s + 3] = v.w;
       } else if constexpr (kBytes == 8) {
-        const uint2 v = __ldg(reinterpret_cast<const uint2*>(from));
+        const uint2 v = load_word<kReadOnly>(reinterpret_cast<const uint2*>(from));
         words[2 * s] = v.x, words[2 * s + 1] = v.y;
       } else if constexpr (kBytes == 4) {
-        words[s] = __ldg(reinterpret_cast<const unsigned int*>(from));
+        words[s] = load_word<kReadOnly>(reinterpret_cast<const unsigned int*>(from));
       } else {
-        set_half(s, __ldg(reinterpret_cast<const unsigned short*>(from)));
+        set_half(s, load_word<kReadOnly>(reinterpret_cast<const unsigned short*>(from)));
       }
     }
   }
@@ -137,9 +153,9 @@ struct RowPiece {
       if (at >= length) continue;
       const char* from = static_cast<const char*>(row) + at * stride * T::kBytes;
       if constexpr (T::kBytes == 4) {
-        words[i] = __ldg(reinterpret_cast<const unsigned int*>(from));
+        words[i] = load_word<kReadOnly>(reinterpret_cast<const unsigned int*>(from));
       } else {
-        set_half(i, __ldg(reinterpret_cast<const unsigned short*>(from)));
+        set_half(i, load_word<kReadOnly>(reinterpret_cast<const unsigned short*>(from)));
       }
     }
   }

@@ -41,7 +41,9 @@ DEVICE void finish_row(RowPiece<T, kLanes, kVectors>& x, const SoftmaxForwardPar
   }
   const Pair inverse = state.inverse();
   if (p.kind == SOFTMAX_PROBABILITIES) {
-    replace([&](float value) { return scaled<T>(kKeptWeights ? value : scores.weight(value), inverse); });
+    constexpr float kUnscale = 1.0f / Scores<T>::kScale;
+    const Pair factor = {inverse.high * kUnscale, inverse.low * kUnscale};
+    replace([&](float value) { return scaled<T>(kKeptWeights ? value : scores.scaled_weight(value), factor); });
     return;
   }
   const uint64_t offset = position_offset(p.positions, p.upstream.strides, position);
@@ -54,25 +56,38 @@ DEVICE void finish_row(RowPiece<T, kLanes, kVectors>& x, const SoftmaxForwardPar
   });
 }
 
-/// The lane's weights relative to `scores.max`, added up. With `keep`, which only f32 may ask for, they replace the logits.
-template <class T, int kLanes, int kVectors>
-DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors>& x, const Scores<T>& scores, uint32_t length, bool keep) {
-  using Piece = RowPiece<T, kLanes, kVectors>;
+/// The lane's weights relative to `scores.max`, added up. With `keep`, which only f32 may ask for, the scaled weights replace the
+/// logits. `holds_max`: whether one of them may be the row's maximum; only then are weights of 1 told from the others.
+template <class T, int kLanes, int kVectors, bool kReadOnly>
+DEVICE WeightSum sum_of_weights(RowPiece<T, kLanes, kVectors, kReadOnly>& x, const Scores<T>& scores, uint32_t length, bool keep,
+                                bool holds_max = true) {
+  using Piece = RowPiece<T, kLanes, kVectors, kReadOnly>;
+  constexpr float kScale = Scores<T>::kScale;
   int ties = 0;
   double below = 0.0;
+  const auto add_up = [&](auto weight_of) {
 #pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    // Vectors behind the end of the row hold nothing but hidden logits.
-    if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
-    const auto weight_below = [&](int i) {
-      const float weight = scores.weight(x.at(i));
-      if (T::kPerWord == 1 && keep) x.words[i] = __float_as_uint(weight);
-      ties += weight == 1.0f;
-      return weight == 1.0f ? 0.0f : weight;
-    };
-    accumulate(below, tree_sum<T::kPerVector>(weight_below, v * T::kPerVector));
+    for (int v = 0; v < kVectors; ++v) {
+      // Vectors behind the end of the row hold nothing but hidden logits.
+      if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
+      const auto kept = [&](int i) {
+        const float weight = scores.scaled_weight(x.at(i));
+        if (T::kPerWord == 1 && keep) x.words[i] = __float_as_uint(weight);
+        return weight_of(weight);
+      };
+      accumulate(below, tree_sum<T::kPerVector>(kept, v * T::kPerVector));
+    }
+  };
+  if (kVectors == 1 || holds_max) {
+    add_up([&](float weight) {
+      ties += weight == kScale;
+      return weight == kScale ? 0.0f : weight;
+    });
+  } else {
+    // The maximum is elsewhere: beside another weight of 1 a small weight need not keep its digits.
+    add_up([](float weight) { return weight; });
   }
-  return WeightSum::of(below, static_cast<float>(ties));
+  return WeightSum::of(below * (1.0 / kScale), static_cast<float>(ties));
 }
 
 /// The lane's part of the row's sum. Contains no barrier.

@@ -67,11 +67,18 @@ DEVICE float scaled(float weight, Pair factor) {
 /// maximum into a fused multiply-add loses the digits of x when |max| is large.
 template <class T>
 struct Scores {
+  /// What scaled weights are multiplied by: a power of two that keeps the smallest results of T among the normal numbers, since
+  /// exp2 gives 0 instead of smaller ones.
+  static constexpr float kScale = T::kPerWord == 1 ? 0x1p24f : T::kSmallest < 0x1p-126f ? 0x1p8f : 1.0f;
+
   const Temperature& tau;
   float scaled_max;
+  /// 16 bit only: log2(e) / (tau * pre), or the largest number, from which on every weight but 1 is 0 anyway.
+  float factor;
 
   /// A row whose maximum is -inf is measured from 0: every score is hidden (or NaN), and (-inf) - (-inf) never happens.
-  DEVICE Scores(const Temperature& tau, float max) : tau(tau), scaled_max(max == -INFINITY ? 0.0f : max * tau.pre) {}
+  DEVICE Scores(const Temperature& tau, float max)
+      : tau(tau), scaled_max(max == -INFINITY ? 0.0f : max * tau.pre), factor(fminf(tau.log2_high * tau.post, 0x1.fffffep+127f)) {}
 
   /// (x - max) * pre * post; the second part is not a number where the first is infinite.
   DEVICE Pair difference(float x) const {
@@ -81,31 +88,29 @@ struct Scores {
   }
 
   /// exp((x - max) / tau): 0 for a hidden score, exactly 1 for the maximum, NaN for NaN and for +inf - +inf.
-  DEVICE float weight(float x) const {
-    if constexpr (T::kPerWord == 1) return weight_times_2_24(x) * 0x1p-24f;
-    const float t = difference(x).high * tau.log2_high;
-    float weight;
-    if constexpr (T::kSmallest < 0x1p-126f) {
-      // Results this small show in the element type: no flush to zero.
-      asm("ex2.approx.f32 %0, %1;" : "=f"(weight) : "f"(t));
-    } else {
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(t));
+  DEVICE float weight(float x) const { return scaled_weight(x) * (1.0f / kScale); }
+
+  /// weight(x) * kScale, one instruction less.
+  DEVICE float scaled_weight(float x) const {
+    if constexpr (T::kPerWord == 1) {
+      const Pair d = difference(x);
+      const Pair t = two_product(d.high, tau.log2_high);
+      return exp2_times_2_24(t.high, __fmaf_rn(d.high, tau.log2_low, __fmaf_rn(d.low, tau.log2_high, t.low)));
     }
+    const float d = __fmaf_rn(x, tau.pre, -scaled_max);
+    const float t = kScale == 1.0f ? __fmul_rn(d, factor) : __fmaf_rn(d, factor, 8.0f);
+    static_assert(T::kPerWord == 1 || kScale == 1.0f || kScale == 0x1p8f);
+    float weight;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(weight) : "f"(t));
     return weight;
   }
 
   /// weight(x) * factor, rounded once for f32, also where the weight alone would lose digits below the normal numbers.
   DEVICE float weighted(float x, Pair factor) const {
     if constexpr (T::kPerWord == 2) return scaled<T>(weight(x), factor);
-    const float weight = weight_times_2_24(x);
+    const float weight = scaled_weight(x);
     // Large weights must not carry the 2^24 into the product, small ones must.
     return weight < 0x1p-90f ? scaled<T>(weight, factor) * 0x1p-24f : scaled<T>(weight * 0x1p-24f, factor);
-  }
-
-  DEVICE float weight_times_2_24(float x) const {
-    const Pair d = difference(x);
-    const Pair t = two_product(d.high, tau.log2_high);
-    return exp2_times_2_24(t.high, __fmaf_rn(d.high, tau.log2_low, __fmaf_rn(d.low, tau.log2_high, t.low)));
   }
 
   /// (x - max) / tau - log_sum; -inf for a hidden score unless log_sum is NaN.

@@ -43,7 +43,9 @@ typedef struct {
   uint32_t target_units;
   uint32_t upstream_units;
   uint32_t output_units;
-  /// What every upstream gradient is multiplied by: 1 / elements for a mean, else 1.
+  /// f32, one number: what every upstream gradient is divided by; of 0, gradients are 0. Null: 1.
+  const float *divisor;
+  /// What every upstream gradient is multiplied by: 1 / elements for a mean over them, else 1.
   float scale;
   uint32_t reserved;
 } BinaryBackwardParams;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// the stream itself is kept away by its gate.
 const RELAXED: u32 = 2;
 /// `CU_STREAM_CAPTURE_STATUS_NONE`.
-const NOT_CAPTURING: u32 = 0;
+pub(super) const NOT_CAPTURING: u32 = 0;
 /// `CUDA_ERROR_STREAM_CAPTURE_INVALIDATED`.
 const INVALIDATED: u32 = 901;
 

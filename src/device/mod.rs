@@ -85,6 +85,11 @@ impl Device {
     /// GPU number `ordinal` with a stream that somebody else made on its primary context, such as PyTorch's or
     /// candle's current one. The stream is never destroyed here. A null handle is the legacy default stream.
     ///
+    /// The owner of the stream may capture it into a graph of their own and enqueue operations meanwhile, on memory that the
+    /// graph may use. Before the first such capture of operations that may meet bad data (see [`check`](Self::check)), call
+    /// [`synchronize`](Self::synchronize) once: it makes what they report to, which cannot be part of a graph, and without it they
+    /// are refused with [`Error::Capturing`]. What later launches of the graph report is returned by `synchronize` too.
+    ///
     /// # Safety
     /// `stream` must be a valid handle, and must stay valid until this device, all its clones and all tensors made with
     /// it are dropped and the work enqueued through them is done. While a [`Graph`] is captured with this device, nobody
@@ -108,7 +113,7 @@ impl Device {
             Kind::Cpu => Ok(()),
             Kind::Cuda(stream) => {
                 stream.synchronize()?;
-                stream.recorder().check(stream)
+                stream.recorder().check_settled(stream)
             }
         }
     }

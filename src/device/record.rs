@@ -89,7 +89,13 @@ impl Recorder {
         let mut state = self.state();
         let address = match state.address {
             Some(address) => address,
-            None => *state.address.insert(allocate(stream)?),
+            None => {
+                // What is allocated while somebody else captures a graph is the graph's, and gone after its launch.
+                if stream.is_captured()? {
+                    return Err(stream.closed("the first operation that may meet bad data"));
+                }
+                *state.address.insert(allocate(stream)?)
+            }
         };
         let position = state.ops.iter().position(|&known| known == op).unwrap_or_else(|| {
             state.ops.push(op);
@@ -122,6 +128,16 @@ impl Recorder {
             Some(&op) => Err(Error::Target { op, row: record.row, value: record.value, classes: record.limit }),
             None => Ok(()),
         }
+    }
+
+    /// As [`Recorder::check`], for a stream that was waited for anyway. On a stream of somebody else it looks in any case: a graph
+    /// that they captured launches kernels that nobody announced. Those need a record that exists before the capture.
+    pub(crate) fn check_settled(&self, stream: &Stream) -> Result<()> {
+        if !stream.is_ours() {
+            self.prepare(stream)?;
+            self.arm();
+        }
+        self.check(stream)
     }
 
     /// Gives the record back. Kernels in the queue may still write it, so the free takes its place behind them.

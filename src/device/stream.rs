@@ -87,6 +87,19 @@ impl Stream {
         DeviceName::Cuda { ordinal: self.context.ordinal(), stream: self.number }
     }
 
+    /// Whether this crate made the stream.
+    pub(super) fn is_ours(&self) -> bool {
+        self.owned
+    }
+
+    /// Whether the driver takes what is enqueued into a graph, whoever captures it.
+    pub(super) fn is_captured(&self) -> Result<bool> {
+        let mut status = 0;
+        // SAFETY: a context is current, the stream is alive as long as `self`, and `status` is writable.
+        unsafe { self.enter()?.is_capturing(self.raw, &mut status) }?;
+        Ok(status != graph::NOT_CAPTURING)
+    }
+
     /// Tells streams apart over the life of the process.
     pub(crate) fn number(&self) -> u64 {
         self.number

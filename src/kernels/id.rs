@@ -1,7 +1,7 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
-use crate::plan::{Piece, loss, softmax};
+use crate::plan::{Piece, inference, loss, sample, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
 ///
@@ -50,6 +50,13 @@ pub enum KernelId {
         /// Of the logits.
         dtype: DType,
     },
+    /// Loss, lse and saved state of every row, and the gradient of its logits.
+    CrossEntropyFused {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
     /// Losses of single elements, or their sums by chunks.
     BinaryCrossEntropyForward {
         /// Of the logits.
@@ -64,6 +71,44 @@ pub enum KernelId {
     Sigmoid {
         /// Of the arguments.
         dtype: DType,
+    },
+    /// The index of the largest element of a row along the last dim.
+    Argmax {
+        /// Of the elements.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// The index of the largest element of a row along another dim.
+    ArgmaxColumns {
+        /// Of the elements.
+        dtype: DType,
+    },
+    /// Confidence, margin and entropy of a row along the last dim.
+    Confidence {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// An index of a row, drawn at random.
+    Sample {
+        /// Of the logits.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
+    },
+    /// Confidence, margin and entropy of a row along another dim.
+    ConfidenceColumns {
+        /// Of the logits.
+        dtype: DType,
+    },
+    /// The largest elements of a row.
+    TopK {
+        /// Of the elements.
+        dtype: DType,
+        /// How a row is held.
+        piece: Piece,
     },
     /// Adds up chunks of losses, counts targets, finds bad ones.
     LossCollect,
@@ -109,9 +154,16 @@ impl KernelId {
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackwardColumns { dtype } => format!("cross_entropy_backward_{dtype}_columns"),
+            Self::CrossEntropyFused { dtype, piece } => format!("cross_entropy_fused_{dtype}_{}", held(piece)),
             Self::BinaryCrossEntropyForward { dtype } => format!("binary_cross_entropy_forward_{dtype}"),
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::Sigmoid { dtype } => format!("sigmoid_{dtype}"),
+            Self::Argmax { dtype, piece } => format!("argmax_{dtype}_{}", held(piece)),
+            Self::ArgmaxColumns { dtype } => format!("argmax_{dtype}_columns"),
+            Self::Confidence { dtype, piece } => format!("confidence_{dtype}_{}", held(piece)),
+            Self::Sample { dtype, piece } => format!("sample_{dtype}_{}", held(piece)),
+            Self::ConfidenceColumns { dtype } => format!("confidence_{dtype}_columns"),
+            Self::TopK { dtype, piece } => format!("top_k_{dtype}_{}", held(piece)),
             Self::LossCollect => "loss_collect".to_owned(),
             Self::LossFinish => "loss_finish".to_owned(),
         }
@@ -130,7 +182,12 @@ impl KernelId {
                 (SoftmaxForm::Rows(_), _) => "softmax_backward",
             },
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
+            Self::CrossEntropyFused { .. } => "loss_fused",
             Self::Sigmoid { .. } => "sigmoid",
+            Self::Argmax { .. } | Self::ArgmaxColumns { .. } => "inference_argmax",
+            Self::Sample { .. } => "inference_sample",
+            Self::Confidence { .. } | Self::ConfidenceColumns { .. } => "inference_confidence",
+            Self::TopK { .. } => "inference_top_k",
             Self::CrossEntropyForward { .. }
             | Self::CrossEntropyBackward { .. }
             | Self::CrossEntropyBackwardColumns { .. }
@@ -144,7 +201,8 @@ impl KernelId {
         let losses = FLOATS.into_iter().flat_map(|dtype| {
             let forward = loss::FORWARD.map(|piece| Self::CrossEntropyForward { dtype, piece });
             let backward = loss::BACKWARD.map(|piece| Self::CrossEntropyBackward { dtype, piece });
-            forward.into_iter().chain(backward).chain([Self::CrossEntropyBackwardColumns { dtype }])
+            let fused = loss::FORWARD.map(|piece| Self::CrossEntropyFused { dtype, piece });
+            forward.into_iter().chain(backward).chain(fused).chain([Self::CrossEntropyBackwardColumns { dtype }])
         });
         let softmaxes = FLOATS.into_iter().flat_map(|dtype| {
             let forward = softmax_forms(softmax::FORWARD).map(move |form| Self::SoftmaxForward { dtype, form });
@@ -156,7 +214,21 @@ impl KernelId {
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
         let attention = FLOATS.into_iter().flat_map(super::attention::kernels);
-        attention.chain(softmaxes).chain(losses).chain(of_elements).chain([Self::LossCollect, Self::LossFinish])
+        let inferences = FLOATS.into_iter().flat_map(|dtype| {
+            let rows = inference::ROWS
+                .into_iter()
+                .flat_map(move |piece| [Self::Argmax { dtype, piece }, Self::Confidence { dtype, piece }]);
+            let top_k = inference::TOP_K.map(|piece| Self::TopK { dtype, piece });
+            rows.chain(top_k).chain([Self::ArgmaxColumns { dtype }, Self::ConfidenceColumns { dtype }])
+        });
+        let draws = FLOATS.into_iter().flat_map(|dtype| sample::SAMPLE.map(|piece| Self::Sample { dtype, piece }));
+        attention
+            .chain(softmaxes)
+            .chain(losses)
+            .chain(of_elements)
+            .chain(inferences)
+            .chain(draws)
+            .chain([Self::LossCollect, Self::LossFinish])
     }
 }
 

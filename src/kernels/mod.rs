@@ -5,6 +5,7 @@
 
 pub(crate) mod attention;
 mod id;
+pub(crate) mod inference;
 mod launch;
 pub(crate) mod loss;
 mod operand;

@@ -6,6 +6,7 @@
 pub mod attention;
 mod check;
 mod common;
+pub mod inference;
 pub mod loss;
 pub mod sigmoid;
 pub mod softmax;

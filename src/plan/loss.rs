@@ -1,5 +1,6 @@
 //! Launch plans of the losses.
 
+use super::Caps;
 use super::piece::{MAX_BLOCKS, Piece};
 use crate::dtype::DType;
 
@@ -64,6 +65,31 @@ pub fn forward(classes: u64, rows: u64, dtype: DType) -> (Piece, u64) {
     (piece, rows.div_ceil(piece.groups()).min(MAX_BLOCKS))
 }
 
+/// How loss and gradient are computed together, classes along the last dim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fused {
+    /// What a group of lanes holds: as forward, so that the bits of the losses are the same.
+    pub piece: Piece,
+    /// Pieces of a row that stay in shared memory. The last one stays in registers; what lies between is read twice.
+    pub stashed: u32,
+    /// Bytes of dynamic shared memory.
+    pub shared: u64,
+    /// Blocks.
+    pub blocks: u64,
+}
+
+/// Static shared memory of the fused kernels, and some to spare.
+const FUSED_STATIC: u64 = 1024;
+
+/// The kernel for loss and gradient of `rows` rows.
+pub fn fused(classes: u64, rows: u64, dtype: DType, caps: &Caps) -> Fused {
+    let (piece, blocks) = forward(classes, rows, dtype);
+    let bytes = piece.capacity(dtype) * dtype.size() as u64;
+    let room = u64::from(caps.max_shared_optin).saturating_sub(FUSED_STATIC) / bytes;
+    let stashed = (classes.div_ceil(piece.capacity(dtype)) - 1).min(room);
+    Fused { piece, stashed: stashed as u32, shared: stashed * bytes, blocks }
+}
+
 /// The backward kernel for `rows` rows, `inner` of which follow each other between two classes of the output.
 pub fn backward(classes: u64, rows: u64, inner: u64, dtype: DType) -> Backward {
     if inner > 1 {
@@ -113,6 +139,37 @@ mod tests {
             (262_144, DType::F32, 1024),
         ] {
             assert_eq!(forward(classes, 5, dtype).0.lanes, lanes, "{classes} classes of {dtype}");
+        }
+    }
+
+    #[test]
+    fn a_row_stays_on_the_multiprocessor_where_it_fits() {
+        let caps = |max_shared_optin| Caps {
+            compute_capability: (9, 0),
+            sm_count: 132,
+            max_threads_per_sm: 2048,
+            shared_per_sm: 228 << 10,
+            max_shared_optin,
+            l2_bytes: 50 << 20,
+        };
+        let (ampere, hopper) = (caps(163 << 10), caps(227 << 10));
+        for (classes, dtype, caps, stashed) in [
+            (1000, DType::BF16, hopper, 0),
+            (32_768, DType::BF16, hopper, 0),
+            (32_769, DType::BF16, hopper, 1),
+            (128_256, DType::BF16, hopper, 3),
+            (262_144, DType::BF16, hopper, 3),
+            (128_256, DType::F16, ampere, 2),
+            (50_257, DType::F32, hopper, 3),
+            (1 << 40, DType::F32, ampere, 2),
+        ] {
+            let plan = fused(classes, 7, dtype, &caps);
+            assert_eq!(
+                (plan.stashed, plan.shared),
+                (stashed, u64::from(stashed) << 16),
+                "{classes} classes of {dtype}"
+            );
+            assert_eq!((plan.piece, plan.blocks), forward(classes, 7, dtype));
         }
     }
 

@@ -2,8 +2,10 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod inference;
 pub mod loss;
 mod piece;
+pub mod sample;
 pub mod softmax;
 
 pub use piece::Piece;

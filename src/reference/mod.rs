@@ -7,14 +7,19 @@
 //! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] and [`cross_entropy`] wrap it for
 //! strided operands and run the rows in parallel. What concerns single elements ([`sigmoid`]) does the same with [`Elements`].
 
+pub mod argmax;
 pub mod binary_cross_entropy;
+pub mod confidence;
 pub mod cross_entropy;
 mod elements;
+pub mod philox;
 pub mod row;
 mod rows;
+pub mod sample;
 pub mod sigmoid;
 pub mod softmax;
 mod sum;
+pub mod top_k;
 
 pub use elements::Elements;
 pub use rows::{Operand, Output, Rows, Visible};

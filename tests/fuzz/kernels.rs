@@ -128,7 +128,8 @@ pub fn losses(input: &[u8]) -> u64 {
         2 => Some(columns as i64),
         _ => Some(-100),
     };
-    let reduction = [Reduction::None, Reduction::Sum, Reduction::Mean][bytes.below(3)];
+    let which = bytes.below(3);
+    let reduction = [Reduction::None, Reduction::Sum, Reduction::Mean][which];
     let options = CrossEntropy { ignore_index, reduction, ..CrossEntropy::default() };
     let x = logits(&mut bytes, rows * columns);
     let bad = |class: i64| Some(class) != ignore_index && !(0..columns as i64).contains(&class);
@@ -143,7 +144,7 @@ pub fn losses(input: &[u8]) -> u64 {
         assert_eq!(report, Ok(()), "{case:?}");
         agree(&want, &loss, &case);
         agree(&want_gradient, &gradient, &case);
-        return outcome((0, rows, columns.min(9), reduction as u8, loss[0].is_nan()));
+        return outcome((0, rows, columns.min(9), which, loss[0].is_nan()));
     }
     let refused = on_host.unwrap_err();
     assert!(matches!(refused, Error::Target { .. }), "{refused}");
@@ -161,14 +162,14 @@ pub fn losses(input: &[u8]) -> u64 {
     let options = CrossEntropy { ignore_index: Some(i64::MIN), reduction: Reduction::None, ..options };
     let targets = Tensor::from_slice(&Device::cpu(), &[rows], &good).unwrap();
     let (mut want, want_gradient, _) = losses_on(&Device::cpu(), &x, &dims, (&targets).into(), &options).unwrap();
-    if reduction == Reduction::None {
+    if matches!(reduction, Reduction::None) {
         want.iter_mut().zip(&bad).filter(|(_, bad)| **bad).for_each(|(loss, _)| *loss = f32::NAN);
         agree(&want, &loss, &case);
         agree(&want_gradient, &gradient, &case);
     } else {
         assert!(loss[0].is_nan(), "{case:?}: {loss:?}");
     }
-    outcome((1, rows, columns.min(9), reduction as u8, bad.iter().filter(|&&bad| bad).count()))
+    outcome((1, rows, columns.min(9), which, bad.iter().filter(|&&bad| bad).count()))
 }
 
 fn masked<T: Float>(

@@ -5,6 +5,7 @@
 mod common;
 
 mod faults;
+mod foreign;
 
 use common::gpu::World;
 use softgpu::ctl::types::Streams;

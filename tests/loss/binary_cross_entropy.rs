@@ -25,7 +25,7 @@ struct Batch {
     dims: Vec<usize>,
     input: Arrangement,
     output: usize,
-    reduction: Reduction,
+    reduction: Reduction<'static>,
     weight: Option<Vec<usize>>,
     pos_weight: Option<Vec<usize>>,
     /// Whether targets are only 0 and 1.
@@ -75,7 +75,7 @@ impl Batch {
 
     fn upstream(&self) -> Vec<f32> {
         let mut random = Random::new(self.seed ^ 3);
-        let many = if self.reduction == Reduction::None { self.elements() } else { 1 };
+        let many = if matches!(self.reduction, Reduction::None) { self.elements() } else { 1 };
         (0..many).map(|_| random.normal() as f32).collect()
     }
 
@@ -121,12 +121,13 @@ impl Batch {
             Reduction::None => losses,
             Reduction::Sum => vec![sum],
             Reduction::Mean => vec![sum / self.elements().max(1) as f64],
+            Reduction::MeanOver(divisor) => vec![sum / f64::from(divisor.to_vec().expect("one number")[0])],
         })
     }
 
     fn want_gradient<T: Format>(&self) -> Vec<Exact> {
         let upstream = self.upstream();
-        let scale = if self.reduction == Reduction::Mean { 1.0 / self.elements() as f64 } else { 1.0 };
+        let scale = if matches!(self.reduction, Reduction::Mean) { 1.0 / self.elements() as f64 } else { 1.0 };
         let gradient = |(i, (x, event)): (usize, (f64, Event))| {
             let (up, down) = event.slopes(x, f64::from(upstream[i % upstream.len()]) * scale);
             // The comparator grants 2 units in the last place of f32 of the term: 8 where both are there.
@@ -154,7 +155,7 @@ fn run<T: Format>(device: &Device, batch: &Batch) -> (Vec<f32>, Vec<T>) {
         reduction: *reduction,
     };
     let fail = |error| -> ! { panic!("{batch} {} on {device:?}: {error}", T::DTYPE) };
-    let loss_dims: &[usize] = if *reduction == Reduction::None { dims } else { &[] };
+    let loss_dims: &[usize] = if matches!(reduction, Reduction::None) { dims } else { &[] };
     let mut loss = Guarded::new(device, loss_dims, *output, -7.25f32);
     bce_into(logits.view(), targets.view(), &options, loss.view_mut()).unwrap_or_else(|error| fail(error));
     let upstream = match reduction {
@@ -345,7 +346,7 @@ fn counters() {
         bce_backward(&x, &t, &one, &options).unwrap();
         device.synchronize().unwrap();
         let bytes = (batch.elements() * size_of::<T>()) as u64;
-        for (direction, written) in [("forward", 8 * 32), ("backward", bytes)] {
+        for (direction, written) in [("forward", 8 * 40), ("backward", bytes)] {
             let counters = soft.counters(&format!("binary_cross_entropy_{direction}_{}", T::DTYPE)).expect("launched");
             assert_eq!(counters.global_stores.bytes, written, "{direction}");
             assert_eq!(counters.local_bytes, 0);
@@ -381,4 +382,28 @@ fn lazy_answers_are_rejected() {
         assert!(faults(&dlogits, &gradient, f32::BACKWARD).len() > 20, "{name} passes for right");
     }
     assert!(faults(&[0.0f32; 240], &want, tolerance).len() > 100);
+}
+
+/// A mean over a number on the device is the sum divided by it, forward and backward; over 0 it is 0.
+#[test]
+fn a_mean_over_a_given_number() {
+    for device in devices() {
+        let x = Tensor::from_slice(&device, &[3], &[0.5f32, -1.0, 2.0]).unwrap();
+        let t = Tensor::from_slice(&device, &[3], &[1.0f32, 0.0, 0.25]).unwrap();
+        let one = Tensor::from_slice(&device, &[], &[1.0f32]).unwrap();
+        let gives = |reduction| {
+            let options = BinaryCrossEntropy { reduction, ..BinaryCrossEntropy::default() };
+            let loss = bce(&x, &t, &options).unwrap().to_vec().unwrap()[0];
+            (loss, bce_backward(&x, &t, &one, &options).unwrap().to_vec().unwrap())
+        };
+        let (sum, of_sum) = gives(Reduction::Sum);
+        let four = Tensor::from_slice(&device, &[], &[4.0f32]).unwrap();
+        let quarter: Vec<f32> = of_sum.iter().map(|g| g / 4.0).collect();
+        assert_eq!(gives(Reduction::MeanOver(four.view())), (sum / 4.0, quarter), "on {device:?}");
+        let nothing = Tensor::<f32>::zeros(&device, &[]).unwrap();
+        assert_eq!(gives(Reduction::MeanOver(nothing.view())), (0.0, vec![0.0; 3]), "on {device:?}");
+        let many = Tensor::<f32>::zeros(&device, &[1]).unwrap();
+        let options = BinaryCrossEntropy { reduction: Reduction::MeanOver(many.view()), ..Default::default() };
+        assert!(matches!(bce(&x, &t, &options), Err(sumexp::Error::Shapes { left: "the divisor", .. })));
+    }
 }

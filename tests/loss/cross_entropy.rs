@@ -25,7 +25,7 @@ struct Batch {
     /// The integer type of the targets.
     kind: Kind,
     ignore_index: Option<i64>,
-    reduction: Reduction,
+    reduction: Reduction<'static>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ impl Batch {
         Batch { case, targets, kind: Kind::I64, ignore_index: Some(-100), reduction: Reduction::None }
     }
 
-    fn reduction(self, reduction: Reduction) -> Batch {
+    fn reduction(self, reduction: Reduction<'static>) -> Batch {
         Batch { reduction, ..self }
     }
 
@@ -74,8 +74,13 @@ impl Batch {
         Batch { kind, ..self }
     }
 
-    fn options(&self) -> CrossEntropy {
-        CrossEntropy { ignore_index: self.ignore_index, temperature: self.case.tau, reduction: self.reduction }
+    fn options(&self) -> CrossEntropy<'static> {
+        CrossEntropy {
+            ignore_index: self.ignore_index,
+            temperature: self.case.tau,
+            reduction: self.reduction,
+            ..CrossEntropy::default()
+        }
     }
 
     /// The shape of the logits without the class dim.
@@ -145,7 +150,7 @@ impl OnDevice {
 /// Upstream gradients of a batch's loss: one per row, or a single one.
 fn upstream(batch: &Batch) -> Vec<f32> {
     let mut random = Random::new(batch.case.seed ^ 0x99);
-    let many = if batch.reduction == Reduction::None { batch.targets.len() } else { 1 };
+    let many = if matches!(batch.reduction, Reduction::None) { batch.targets.len() } else { 1 };
     (0..many).map(|_| random.normal() as f32).collect()
 }
 
@@ -156,11 +161,11 @@ fn run<T: Format>(device: &Device, batch: &Batch) -> Got<T> {
     let logits = Operand::new(device, case.input, &case.dims, &case.logits::<T>(), T::from_f64(f64::NAN));
     let targets = OnDevice::new(device, batch);
     let sizes = batch.sizes();
-    let loss_dims: &[usize] = if batch.reduction == Reduction::None { &sizes } else { &[] };
+    let loss_dims: &[usize] = if matches!(batch.reduction, Reduction::None) { &sizes } else { &[] };
     let mut loss = Guarded::new(device, loss_dims, 1, -7.25);
     let mut lse = Guarded::new(device, &sizes, 3, -7.25);
     let mut count = Guarded::new(device, &[], 1, -7);
-    let mut saved = Guarded::new(device, &[CrossEntropySaved::elements(case.rows())], 0, -7.25);
+    let mut saved = Guarded::new(device, &[CrossEntropySaved::elements(case.rows())], 1, -7.25);
     let offset = if let Arrangement::Offset(n) = case.output { n } else { 0 };
     let mut dlogits = Guarded::new(device, &case.dims, offset, T::from_f64(-7.25));
     let options = batch.options();
@@ -221,8 +226,9 @@ fn want<T: Format>(batch: &Batch) -> Want {
         Reduction::None => losses.clone(),
         Reduction::Sum => vec![total],
         Reduction::Mean => vec![total / count],
+        Reduction::MeanOver(divisor) => vec![total / f64::from(divisor.to_vec().expect("one number")[0])],
     };
-    let weight = if batch.reduction == Reduction::Mean { 1.0 / count } else { 1.0 };
+    let weight = if matches!(batch.reduction, Reduction::Mean) { 1.0 / count } else { 1.0 };
     let upstream = upstream(batch);
     let mut dlogits = vec![0.0; case.rows() * case.len()];
     for (row, places) in case.row_places().enumerate().filter(|(row, _)| batch.counts(*row)) {

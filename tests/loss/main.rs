@@ -6,4 +6,6 @@ mod common;
 mod binary_cross_entropy;
 mod cross_entropy;
 mod errors;
+mod fused;
+mod options;
 mod rounds;

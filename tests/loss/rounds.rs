@@ -16,7 +16,9 @@ use crate::common::sparse::{Far, put, zeros};
 /// Blocks of the largest grid: later rows are further rounds of the same blocks.
 const GRID: usize = 1 << 16;
 
-const OPTIONS: CrossEntropy = CrossEntropy { ignore_index: Some(-100), temperature: 1.0, reduction: Reduction::None };
+fn options() -> CrossEntropy<'static> {
+    CrossEntropy { reduction: Reduction::None, ..CrossEntropy::default() }
+}
 
 fn logits(row: usize, elements: usize) -> Vec<f16> {
     let mut random = Random::new(row as u64);
@@ -51,8 +53,8 @@ fn rows_far_apart() {
 
         let dim = Dim::front(dim);
         let gives = |x: View<'_, f16>, to: View<'_, i64>, g: View<'_, f32>| {
-            let output = cross_entropy(x, dim, to, &OPTIONS)?;
-            let dx = cross_entropy_backward(x, dim, to, &output.saved, g, &OPTIONS)?;
+            let output = cross_entropy(x, dim, to, &options())?;
+            let dx = cross_entropy_backward(x, dim, to, &output.saved, g, &options())?;
             Ok::<_, sumexp::Error>((output.loss.to_vec()?, output.lse.to_vec()?, dx.to_vec()?))
         };
         let near = gives(x.view(), to.view(), g.view()).expect("a legal call");
@@ -75,16 +77,16 @@ fn rows_of_a_block() {
     let alone = chosen.map(|row| {
         let x = Tensor::from_slice(&device, &[1, classes], &logits(row, classes)).expect("a small tensor");
         let target = Tensor::from_slice(&device, &[1], &[0i64]).expect("a small tensor");
-        let output = cross_entropy(&x, Dim::LAST, &target, &OPTIONS).expect("a legal call");
+        let output = cross_entropy(&x, Dim::LAST, &target, &options()).expect("a legal call");
         let one = Tensor::from_slice(&device, &[1], &[1.0f32]).expect("a small tensor");
-        let dx = cross_entropy_backward(&x, Dim::LAST, &target, &output.saved, &one, &OPTIONS).expect("a legal call");
+        let dx = cross_entropy_backward(&x, Dim::LAST, &target, &output.saved, &one, &options()).expect("a legal call");
         (row, output, dx)
     });
 
     // The kernels behind it add up losses that no block has computed. What they make of them is not looked at.
     soft.checks(Checks { init: false, ..Checks::ALL });
     soft.only_ctas(Some(&[0, 1]));
-    let output = cross_entropy(&x, Dim::LAST, &targets, &OPTIONS).expect("sparse memory");
+    let output = cross_entropy(&x, Dim::LAST, &targets, &options()).expect("sparse memory");
     device.synchronize().expect("no finding");
     soft.checks(Checks::ALL);
     for (row, alone, _) in &alone {
@@ -96,13 +98,15 @@ fn rows_of_a_block() {
     // Gradients of all rows of the first blocks from the states of the chosen ones; the last number is the weight.
     let mut saved = zeros::<f32>(&soft, &device, &[CrossEntropySaved::elements(rows)]);
     for (row, alone, _) in &alone {
-        put(&mut saved, 2 * row, &alone.saved.view().to_vec().expect("readable")[..2]);
+        let state = alone.saved.view().to_vec().expect("readable");
+        (0..4).for_each(|plane| put(&mut saved, plane * rows + row, &[state[plane]]));
     }
-    put(&mut saved, 2 * rows, &[1.0]);
+    put(&mut saved, 4 * rows, &[1.0]);
     let ones = Tensor::from_slice(&device, &[1], &[1.0f32]).expect("a small tensor");
     let ones = ones.view().expand(&[rows]).expect("1 expands");
     let mut dx = zeros::<f16>(&soft, &device, &[rows, classes]);
-    cross_entropy_backward_into(&x, Dim::LAST, &targets, &saved, ones, &OPTIONS, dx.view_mut()).expect("sparse memory");
+    cross_entropy_backward_into(&x, Dim::LAST, &targets, &saved, ones, &options(), dx.view_mut())
+        .expect("sparse memory");
     device.synchronize().expect("no finding");
     soft.only_ctas(None);
     for (row, _, alone) in &alone {
@@ -158,10 +162,10 @@ fn events_of_a_block() {
     for reduction in [Reduction::None, Reduction::Sum] {
         let options = BinaryCrossEntropy { reduction, ..BinaryCrossEntropy::default() };
         // What adds the chunks up meets some that no block has computed, and its sum is not looked at.
-        soft.checks(Checks { init: reduction == Reduction::None, ..Checks::ALL });
+        soft.checks(Checks { init: matches!(reduction, Reduction::None), ..Checks::ALL });
         let loss = binary_cross_entropy_with_logits(&x, &targets, &options).expect("sparse memory");
         device.synchronize().expect("no finding");
-        if reduction == Reduction::None {
+        if matches!(reduction, Reduction::None) {
             let part = |range| loss.view().slice(Dim::LAST, range).and_then(|part| part.to_vec()).expect("written");
             assert_eq!(part(elements - 5..elements), want);
             assert_eq!(part(0..4096), vec![std::f32::consts::LN_2; 4096]);

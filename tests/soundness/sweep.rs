@@ -26,11 +26,12 @@ const FEWER: u64 = 61;
 const CODES: [u32; 4] = [2, 1, 719, 999];
 
 /// Every driver function that a program may call when its devices are open and its kernels loaded.
-const CALLS: [&str; 18] = [
+const CALLS: [&str; 19] = [
     "cuCtxPushCurrent_v2",
     "cuCtxPopCurrent_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
+    "cuStreamIsCapturing",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
     "cuEventCreate",

@@ -36,7 +36,8 @@ pub struct Form {
     pub sources: Vec<Source>,
 }
 
-fn register(name: &str) -> Option<Register> {
+/// A register of the names that all programs declare.
+pub fn register(name: &str) -> Option<Register> {
     let class: String = name.strip_prefix('%')?.chars().take_while(char::is_ascii_alphabetic).collect();
     ["p", "h", "r", "f", "d", "rd"].contains(&class.as_str()).then(|| Register { name: name.into(), class })
 }
@@ -98,28 +99,48 @@ impl Form {
     /// The program: thread `i` reads column `i` of the inputs, 8 bytes each, and writes column `i` of the outputs.
     pub fn ptx(&self) -> String {
         let mut body = String::new();
-        for Register { name, class } in &self.ins {
-            body += "    ld.global.u64 %x0, [%in];\n    add.u64 %in, %in, %step;\n";
-            body += &match class.as_str() {
-                "p" => format!("    setp.ne.u64 {name}, %x0, 0;\n"),
-                "h" => format!("    cvt.u16.u64 {name}, %x0;\n"),
-                "r" => format!("    cvt.u32.u64 {name}, %x0;\n"),
-                "f" => format!("    cvt.u32.u64 %y0, %x0;\n    mov.b32 {name}, %y0;\n"),
-                _ => format!("    mov.b64 {name}, %x0;\n"),
-            };
-        }
+        self.ins.iter().for_each(|register| body += &register.read());
         body += &format!("    {}\n", self.text);
-        for Register { name, class } in &self.outs {
-            body += &match class.as_str() {
-                "p" => format!("    selp.u64 %x0, 1, 0, {name};\n"),
-                "h" => format!("    cvt.u64.u16 %x0, {name};\n"),
-                "r" => format!("    cvt.u64.u32 %x0, {name};\n"),
-                "f" => format!("    mov.b32 %y0, {name};\n    cvt.u64.u32 %x0, %y0;\n"),
-                _ => format!("    mov.b64 %x0, {name};\n"),
-            };
-            body += "    st.global.u64 [%out], %x0;\n    add.u64 %out, %out, %step;\n";
-        }
+        self.outs.iter().for_each(|register| body += &register.written());
         program(&body)
+    }
+}
+
+impl Register {
+    /// Statements that take it from the next column of inputs.
+    pub fn read(&self) -> String {
+        let Register { name, class } = self;
+        let convert = match class.as_str() {
+            "p" => format!("    setp.ne.u64 {name}, %x0, 0;\n"),
+            "h" => format!("    cvt.u16.u64 {name}, %x0;\n"),
+            "r" => format!("    cvt.u32.u64 {name}, %x0;\n"),
+            "f" => format!("    cvt.u32.u64 %y0, %x0;\n    mov.b32 {name}, %y0;\n"),
+            _ => format!("    mov.b64 {name}, %x0;\n"),
+        };
+        format!("    ld.global.u64 %x0, [%in];\n    add.u64 %in, %in, %step;\n{convert}")
+    }
+
+    /// Statements that write it to the next column of outputs.
+    pub fn written(&self) -> String {
+        let Register { name, class } = self;
+        let convert = match class.as_str() {
+            "p" => format!("    selp.u64 %x0, 1, 0, {name};\n"),
+            "h" => format!("    cvt.u64.u16 %x0, {name};\n"),
+            "r" => format!("    cvt.u64.u32 %x0, {name};\n"),
+            "f" => format!("    mov.b32 %y0, {name};\n    cvt.u64.u32 %x0, %y0;\n"),
+            _ => format!("    mov.b64 %x0, {name};\n"),
+        };
+        format!("{convert}    st.global.u64 [%out], %x0;\n    add.u64 %out, %out, %step;\n")
+    }
+
+    /// Its bits.
+    pub fn bits(&self) -> u32 {
+        match self.class.as_str() {
+            "p" => 1,
+            "h" => 16,
+            "r" | "f" => 32,
+            _ => 64,
+        }
     }
 }
 

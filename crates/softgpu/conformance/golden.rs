@@ -72,7 +72,8 @@ impl Goldens {
         paths.filter_map(|path| Some(Goldens::parse(&std::fs::read_to_string(path).ok()?))).collect()
     }
 
-    fn parse(text: &str) -> Goldens {
+    /// What a file holds.
+    pub fn parse(text: &str) -> Goldens {
         let mut goldens = Goldens::default();
         for line in text.lines() {
             if let Some(device) = line.strip_prefix("device ") {
@@ -92,6 +93,12 @@ impl Goldens {
     /// What is recorded of a form.
     pub fn get(&self, form: &str) -> Option<&str> {
         self.lines.get(form).map(String::as_str)
+    }
+
+    /// In words how an answer differs from what is recorded, to the bit.
+    pub fn differs(&self, form: &str, answer: &str) -> Option<String> {
+        let recorded = self.get(form)?;
+        (recorded != answer).then(|| format!("`{form}` differs from {}", self.device))
     }
 
     /// The recorded results, where they are kept in full.

@@ -3,6 +3,16 @@
 use cudarc::driver::{result, sys};
 use std::ffi::{CString, c_void};
 
+/// What kernels get in their fourth parameter: 64 different bytes, every other one of them negative.
+pub const BLOB: [u8; 64] = {
+    let (mut blob, mut i) = ([0; 64], 0);
+    while i < 64 {
+        blob[i] = (i as u8).wrapping_mul(89) | ((i as u8 & 1) << 7);
+        i += 1;
+    }
+    blob
+};
+
 /// A device behind the driver API.
 pub struct Gpu {
     /// Its name, compute capability and driver.
@@ -57,6 +67,18 @@ impl Gpu {
     /// Runs kernel `k(in, out, n)` of a PTX text for `n` threads over columns of inputs; returns columns of outputs.
     /// `Err` says why the module does not load: a form that this device does not have.
     pub fn run(&self, ptx: &str, inputs: &[Vec<u64>], outputs: usize, n: usize) -> Result<Vec<Vec<u64>>, String> {
+        self.run_in_blocks(ptx, inputs, outputs, n, 128)
+    }
+
+    /// The same with blocks of a size. Kernels may have a fourth parameter, of the 64 bytes of [`BLOB`].
+    pub fn run_in_blocks(
+        &self,
+        ptx: &str,
+        inputs: &[Vec<u64>],
+        outputs: usize,
+        n: usize,
+        block: u32,
+    ) -> Result<Vec<Vec<u64>>, String> {
         let text = CString::new(ptx.replace("TARGET", &self.target)).expect("no NUL in PTX");
         // SAFETY: the text is NUL-terminated.
         let module =
@@ -66,16 +88,17 @@ impl Gpu {
         let function = unsafe { result::module::get_function(module, name) }.expect("the kernel is there");
         let words: Vec<u64> = inputs.iter().flatten().copied().collect();
         let bytes = |words: usize| words.max(1) * 8;
-        // SAFETY: sizes are those of the buffers; the copies are ordered by the null stream, which waits.
+        // SAFETY: sizes are those of the buffers, the arguments those of the parameters; the copies are ordered by the null stream, which waits.
         let out = unsafe {
             let mut from = result::malloc_sync(bytes(words.len())).expect("memory");
             let mut to = result::malloc_sync(bytes(outputs * n)).expect("memory");
             result::memset_d8_sync(to, 0, bytes(outputs * n)).expect("a fill");
             result::memcpy_htod_sync(from, &words).expect("a copy");
             let mut count = n as u32;
+            let mut blob = BLOB;
             let arguments: &mut [*mut c_void] =
-                &mut [(&raw mut from).cast(), (&raw mut to).cast(), (&raw mut count).cast()];
-            let (grid, block) = ((n.div_ceil(128) as u32, 1, 1), (128, 1, 1));
+                &mut [(&raw mut from).cast(), (&raw mut to).cast(), (&raw mut count).cast(), (&raw mut blob).cast()];
+            let (grid, block) = (((n as u32).div_ceil(block), 1, 1), (block, 1, 1));
             result::launch_kernel(function, grid, block, 0, std::ptr::null_mut(), arguments).expect("a launch");
             result::ctx::synchronize().unwrap_or_else(|error| panic!("{error:?} from\n{ptx}"));
             let mut out = vec![0u64; outputs * n];

@@ -112,6 +112,21 @@ const BF16S: &[u64] = &[
     0x4020, 0xc020, 0x4b80, 0x5f00, 0x7f7f, 0xff7f, 0x7f80, 0xff80, 0x7fc0, 0xffc1,
 ];
 
+/// The edge values of a type of memory.
+pub fn edges_of(ty: &str) -> Vec<u64> {
+    let twice =
+        |values: &[u64]| (0..values.len()).map(|i| values[i] | values[(i * 7 + 3) % values.len()] << 16).collect();
+    match ty {
+        "f32" => FLOATS.to_vec(),
+        "f64" => DOUBLES.to_vec(),
+        "f16" => F16S.to_vec(),
+        "bf16" => BF16S.to_vec(),
+        "f16x2" => twice(F16S),
+        "bf16x2" => twice(BF16S),
+        _ => INTEGERS.to_vec(),
+    }
+}
+
 /// The edge values of one register of a form.
 fn edges(form: &Form, class: &str) -> Vec<u64> {
     let halves = |values: &[u64]| match class {

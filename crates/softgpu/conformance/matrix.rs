@@ -8,7 +8,7 @@ use super::expect::round::{BF16, F16, Mode, round_one};
 use super::form::Form;
 use super::golden::{self, Goldens};
 use super::inputs::Random;
-use super::{expect, with_gpu};
+use super::{expect, table, with_gpu};
 
 struct Shape {
     text: &'static str,
@@ -180,6 +180,67 @@ impl Shape {
     }
 }
 
+/// What is wrong with results of a shape: beside the exact sums, and beside what devices answered (their results in full,
+/// column by column), from which they may differ by both errors.
+fn wrong(shape: &Shape, columns: &[Vec<u64>], outputs: &[Vec<u64>], devices: &[(String, Vec<u64>)]) -> Vec<String> {
+    let (half, n) = (outputs.len() == 2, outputs[0].len());
+    let mut failures = Vec::new();
+    if let Some((device, recorded)) = devices.iter().find(|(_, recorded)| recorded.len() != n * outputs.len()) {
+        return vec![format!("{device} has {} results of {}", recorded.len(), shape.text)];
+    }
+    let value = |word: u64, i: usize| {
+        if half { f16(word >> (16 * (i % 2)) & 0xffff) } else { f64::from(f32::from_bits(word as u32)) }
+    };
+    for warp in 0..n / 32 {
+        let kind = warp % KINDS.len();
+        for (lane, sums) in shape.sums(columns, 32 * warp).iter().enumerate() {
+            for (i, (sum, size)) in sums.iter().enumerate() {
+                let (register, thread) = (if half { i / 2 } else { i }, 32 * warp + lane);
+                let got = value(outputs[register][thread], i);
+                let what = || format!("{} of {}, warp {warp} lane {lane} element {i}", KINDS[kind], shape.text);
+                // Small integers and their sums are exact in every format.
+                let exact = if half { round_one(*sum, F16, Mode::Nearest) } else { *sum };
+                let unit = if half { 2f64.powi(-10) * exact.abs().max(2f64.powi(-14)) } else { 0.0 };
+                let allowed = if kind == 0 { 0.0 } else { (shape.k + 1) as f64 * size * 2f64.powi(-23) + unit };
+                let right = match sum {
+                    _ if sum.is_nan() => got.is_nan(),
+                    _ if sum.is_infinite() => got == *sum,
+                    _ => (got - exact).abs() <= allowed,
+                };
+                if !right {
+                    failures.push(format!("{}: {got:e} for {exact:e}", what()));
+                }
+                for (device, recorded) in devices {
+                    let theirs = value(recorded[register * n + thread], i);
+                    let agree =
+                        got == theirs || got.is_nan() && theirs.is_nan() || (got - theirs).abs() <= 2.0 * allowed;
+                    if !agree {
+                        failures.push(format!("{}: {got:e}, {device} has {theirs:e}", what()));
+                    }
+                }
+            }
+        }
+    }
+    failures
+}
+
+/// A device that differs in one element by more than both errors is found.
+#[test]
+fn deviations_from_a_golden_product_are_noticed() {
+    with_gpu(|gpu| {
+        let shape = &SHAPES[0];
+        let form = Form::parse(shape.text).expect("a form of registers");
+        let columns = shape.inputs(KINDS.len());
+        let outputs = gpu.run(&form.ptx(), &columns, form.outs.len(), 32 * KINDS.len()).expect(shape.text);
+        let mut recorded = outputs.concat();
+        assert!(wrong(shape, &columns, &outputs, &[("it".into(), recorded.clone())]).is_empty());
+        // The first warp's sums are exact.
+        recorded[7] ^= 1;
+        assert_eq!(wrong(shape, &columns, &outputs, &[("it".into(), recorded.clone())]).len(), 1);
+        assert_eq!(wrong(shape, &columns, &outputs, &[("it".into(), recorded[1..].to_vec())]).len(), 1);
+    });
+}
+
 #[test]
 fn products_of_matrices() {
     with_gpu(|gpu| {
@@ -191,43 +252,16 @@ fn products_of_matrices() {
             let warps = 4 * KINDS.len();
             let columns = shape.inputs(warps);
             let outputs = gpu.run(&form.ptx(), &columns, form.outs.len(), 32 * warps).expect(shape.text);
-            let half = form.outs.len() == 2;
-            for warp in 0..warps {
-                let kind = warp % KINDS.len();
-                for (lane, sums) in shape.sums(&columns, 32 * warp).iter().enumerate() {
-                    for (i, (sum, size)) in sums.iter().enumerate() {
-                        let word = outputs[if half { i / 2 } else { i }][32 * warp + lane];
-                        let got = if half {
-                            f16(word >> (16 * (i % 2)) & 0xffff)
-                        } else {
-                            f64::from(f32::from_bits(word as u32))
-                        };
-                        let what = || format!("{} of {}, warp {warp} lane {lane} element {i}", KINDS[kind], shape.text);
-                        // Small integers and their sums are exact in every format.
-                        let exact = if half { round_one(*sum, F16, Mode::Nearest) } else { *sum };
-                        let unit = if half { 2f64.powi(-10) * exact.abs().max(2f64.powi(-14)) } else { 0.0 };
-                        let allowed = if kind == 0 { 0.0 } else { (shape.k + 1) as f64 * size * 2f64.powi(-23) + unit };
-                        let right = match sum {
-                            _ if sum.is_nan() => got.is_nan(),
-                            _ if sum.is_infinite() => got == *sum,
-                            _ => (got - exact).abs() <= allowed,
-                        };
-                        if !right {
-                            failures.push(format!("{}: {got:e} for {exact:e}", what()));
-                        }
-                    }
-                }
-            }
-            for golden in &goldens {
-                if let Some(recorded) = golden.values(shape.text) {
-                    let all = outputs.iter().flatten();
-                    let equal = all.clone().zip(&recorded).filter(|(ours, theirs)| ours == theirs).count();
-                    println!("{equal} of {} as {}: {}", all.count(), golden.device, shape.text);
-                }
-            }
+            let recorded = |golden: &Goldens| Some((golden.device.clone(), golden.values(shape.text)?));
+            let devices: Vec<_> = goldens.iter().filter_map(recorded).collect();
+            failures.extend(wrong(shape, &columns, &outputs, &devices));
             written.put(shape.text, golden::values(&outputs));
         }
         written.write("matrix");
         assert!(failures.is_empty(), "{} results, among them {}", failures.len(), failures[0]);
+        for form in table::forms_of("matrix") {
+            let opcode = form.split(' ').next().expect("an opcode");
+            assert!(SHAPES.iter().any(|shape| shape.text.starts_with(opcode)), "no program runs {opcode}");
+        }
     });
 }

@@ -60,6 +60,14 @@ fn cases() -> Vec<(String, Rule)> {
         let all = same(a, lane) == 0xffff_ffff;
         [if all { 0xffff_ffff } else { 0 }, u64::from(all)]
     }));
+    // 64 bits, of which the upper ones tell lanes apart.
+    let wide = "    cvt.u64.u32 %rd6, %r6;\n    shl.b64 %rd6, %rd6, 32;\n";
+    let widened = |(text, rule): (String, Rule)| (format!("{wide}{text}"), rule);
+    cases.push(widened(one("match.any.sync.b64 %r5, %rd6, -1;", move |a, lane| [same(a, lane), 0])));
+    cases.push(widened(one("match.all.sync.b64 %r5|%p1, %rd6, -1;", move |a, lane| {
+        let all = same(a, lane) == 0xffff_ffff;
+        [if all { 0xffff_ffff } else { 0 }, u64::from(all)]
+    })));
     let fold = |name: &str, f: fn(u32, u32) -> u32| {
         one(&format!("redux.sync.{name} %r5, %r6, -1;"), move |a, _| {
             [u64::from(a.iter().map(|value| *value as u32).reduce(f).expect("32 lanes")), 0]
@@ -122,13 +130,44 @@ fn warps_exchange_what_the_manual_says() {
         written.write("warp");
         assert!(failures.is_empty(), "{} results, among them {}", failures.len(), failures[0]);
         // Every form of a whole warp in the table has a case.
-        let list = table::lists().into_iter().find(|list| list.file.as_deref() == Some("tests/collectives.rs"));
-        for form in list.expect("the list is there").forms.iter().flat_map(|form| table::expand(form)) {
+        for form in table::forms_of("warp") {
             let opcode = form.split(' ').next().expect("an opcode");
-            let known = opcode.starts_with("elect")
-                || opcode.contains("b64")
-                || cases.iter().any(|(body, _)| body.contains(opcode));
+            let known = opcode.starts_with("elect") || cases.iter().any(|(body, _)| body.contains(opcode));
             assert!(known, "no program runs {opcode}");
+        }
+    });
+}
+
+/// The manual does not say which lane is elected: it is one of those named, the same for all of them and each time.
+#[test]
+fn one_lane_is_elected() {
+    with_gpu(|gpu| {
+        let elect = |mask: &str| {
+            format!(
+                "    elect.sync %r5|%p1, {mask};\n    cvt.u64.u32 %rd5, %r5;\n    selp.u64 %rd6, 1, 0, %p1;
+    elect.sync _|%p2, {mask};\n    selp.u64 %rd7, 2, 0, %p2;\n    or.b64 %rd6, %rd6, %rd7;\n"
+            )
+        };
+        for (mask, members) in [("-1", 0..32), ("0xff00", 8..16)] {
+            let body = format!(
+                "    ld.global.u64 %x0, [%in];\n    cvt.u32.u64 %r6, %x0;\n    setp.ne.u32 %p3, %r6, 0;
+    mov.u64 %rd5, 0;\n    mov.u64 %rd6, 0;\n    @!%p3 bra SKIP;\n{}SKIP:
+    st.global.u64 [%out], %rd5;\n    add.u64 %out, %out, %step;\n    st.global.u64 [%out], %rd6;\n",
+                elect(mask)
+            );
+            let named: Vec<u64> = (0..128).map(|i| u64::from(members.contains(&(i % 32)))).collect();
+            let outputs = match gpu.run(&program(&body), &[named], 2, 128) {
+                Err(why) if !gpu.software => return println!("not on this device: elect.sync: {why}"),
+                outputs => outputs.expect("the program runs"),
+            };
+            for warp in 0..4 {
+                let leader = outputs[0][32 * warp + members.start];
+                assert!(members.contains(&(leader as usize)), "{leader}");
+                for lane in members.clone() {
+                    assert_eq!(outputs[0][32 * warp + lane], leader, "warp {warp} lane {lane}");
+                    assert_eq!(outputs[1][32 * warp + lane], if lane as u64 == leader { 3 } else { 0 });
+                }
+            }
         }
     });
 }

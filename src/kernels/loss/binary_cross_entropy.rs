@@ -106,21 +106,22 @@ pub(crate) fn binary_cross_entropy_forward<T: Float>(
     if apart {
         return Ok(());
     }
-    // SAFETY: one `LossPartial` per chunk was written above, and the loss was checked to be one element.
+    // SAFETY: one `LossPartial` per chunk was written above, the loss was checked to be one element, and the divisor
+    // is a borrowed view of one.
     unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: 0, loss, count: 0, weight: 0 }) }
 }
 
-/// The gradient of the logits, of which there is at least one. `upstream` has one element per loss, if need be by strides of 0;
-/// `scale` is what each is multiplied by.
+/// The gradient of the logits, of which there is at least one. `upstream` has one element per loss, if need be by strides of 0.
 pub(crate) fn binary_cross_entropy_backward<T: Float>(
     call: &BinaryCall<T>,
     upstream: (u64, &Layout),
-    scale: f32,
+    reduce: Reduce,
     mut dlogits: ViewMut<T>,
 ) -> Result<()> {
     let (address, layout) = upstream;
     let operands = call.operands(layout.strides());
     let output = dlogits.address(call.op, "dlogits")?;
+    let elements = call.logits.shape().elements();
     let params = BinaryBackwardParams {
         rows: operands.elements.rows(),
         logits: operands.logits,
@@ -133,12 +134,13 @@ pub(crate) fn binary_cross_entropy_backward<T: Float>(
         target_units: operands.target_units,
         upstream_units: u32::from(operands.elements.in_units(0, address, size_of::<f32>(), plan::BINARY_UNIT)),
         output_units: aligned(output, T::DTYPE.size()),
-        scale,
+        divisor: reduce.divisor(),
+        scale: if reduce == Reduce::Mean { (1.0 / elements as f64) as f32 } else { 1.0 },
         reserved: 0,
     };
-    let blocks = plan::binary_backward(call.logits.shape().elements());
+    let blocks = plan::binary_backward(elements);
     let id = KernelId::BinaryCrossEntropyBackward { dtype: T::DTYPE };
     // SAFETY: as in the forward launch; `upstream` has the layout that the parameters repeat, and `dlogits` was checked to be
-    // contiguous and of the shape of the logits.
+    // contiguous and of the shape of the logits; the divisor is a borrowed view of one element.
     unsafe { launch(call.logits.device(), id, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }

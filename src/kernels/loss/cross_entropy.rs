@@ -1,9 +1,9 @@
 //! The launches of cross-entropy.
 
-use super::super::operand::{Walk, inverse_temperature, temperature, unit_log2};
+use super::super::operand::{Walk, absent, inverse_temperature, temperature, unit_log2};
 use super::super::params::{
-    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, SUMEXP_LOSS_COLUMN_PIECE, TARGETS_I32,
-    TARGETS_I64, TARGETS_U32, Targets,
+    CrossEntropyBackwardParams, CrossEntropyForwardParams, LossCollectParams, LossTerms, SUMEXP_LOSS_COLUMN_PIECE,
+    SUMEXP_LOSS_STATE, TARGETS_I32, TARGETS_I64, TARGETS_U32, Targets,
 };
 use super::super::{KernelId, launch};
 use super::{Reduce, Sums, finish, partial_sums, shape};
@@ -13,9 +13,13 @@ use crate::error::Result;
 use crate::plan::loss::{self as plan, Backward};
 use crate::shape::{Layout, Rows, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
+use std::ptr;
 
 // What the kernels were compiled with is what the plans count with.
 const _: () = assert!(SUMEXP_LOSS_COLUMN_PIECE as u64 == plan::COLUMN_PIECE);
+
+/// Numbers per row that forward leaves for backward.
+pub(crate) const STATE: usize = SUMEXP_LOSS_STATE as usize;
 
 /// A class target for every row, of one of the integer types.
 #[derive(Clone, Copy)]
@@ -37,6 +41,9 @@ pub(crate) struct Call<'a, T> {
     pub(crate) targets: ClassTargets<'a>,
     /// The class dim of the logits.
     pub(crate) rows: Rows,
+    /// One number per class.
+    pub(crate) class_weights: Option<View<'a, f32>>,
+    pub(crate) z_loss: f32,
     pub(crate) temperature: f32,
 }
 
@@ -48,17 +55,17 @@ pub(crate) struct Outputs<'a> {
     pub(crate) lse: ViewMut<'a, f32>,
     /// One in all.
     pub(crate) count: ViewMut<'a, i64>,
-    /// Two per row and one in all.
+    /// [`STATE`] per row and one in all.
     pub(crate) saved: ViewMut<'a, f32>,
 }
 
 impl<T: Float> Call<'_, T> {
-    fn device(&self) -> &Device {
+    pub(super) fn device(&self) -> &Device {
         self.logits.device()
     }
 
     /// Strides of the logits without the class dim, and the one along it.
-    fn logit_strides(&self) -> (Vec<u64>, u64) {
+    pub(super) fn logit_strides(&self) -> (Vec<u64>, u64) {
         let mut strides = self.logits.layout().strides().to_vec();
         let stride = strides.remove(self.rows.position);
         // The stride of a dim of length 1 is stored as 0, but any will do: let it not stand in the way of vector loads.
@@ -84,6 +91,48 @@ impl<T: Float> Call<'_, T> {
         }
     }
 
+    /// The address of the class weights, or null, and the distance between two of them.
+    fn class_weights(&self) -> (*const f32, u64) {
+        match &self.class_weights {
+            None => (ptr::null(), 0),
+            Some(weights) => (weights.address() as *const f32, weights.layout().strides()[0]),
+        }
+    }
+
+    fn terms(&self) -> LossTerms {
+        let (class_weights, class_weight_stride) = self.class_weights();
+        LossTerms {
+            class_weights,
+            class_weight_stride,
+            z_loss: self.z_loss,
+            reserved: 0,
+            temperature: temperature(self.temperature),
+        }
+    }
+
+    /// Logits, targets and the upstream gradient, if there is one, as operands 0 to 2.
+    pub(super) fn walk_with(&self, logit_strides: &[u64], upstream: Option<(u64, &Layout)>) -> Walk {
+        let mut operands = vec![logit_strides, self.targets.layout.strides()];
+        operands.extend(upstream.map(|(_, layout)| layout.strides()));
+        Walk::new(self.sizes().dims(), &operands)
+    }
+
+    /// The parameter block of the forward kernel; `stride` is that of the logits along a row.
+    pub(super) fn forward_params(&self, walk: &Walk, stride: u64, per_row: PerRow) -> CrossEntropyForwardParams {
+        let unit_log2 = unit_log2(self.rows.len, T::DTYPE.size());
+        CrossEntropyForwardParams {
+            positions: walk.positions,
+            logits: walk.operand(0, self.logits.address(), stride),
+            targets: self.targets(walk, 1),
+            terms: self.terms(),
+            losses: per_row.losses as *mut f32,
+            lse: per_row.lse as *mut f32,
+            states: per_row.saved as *mut f32,
+            unit_log2,
+            logit_units: self.logit_units(walk, stride, unit_log2),
+        }
+    }
+
     /// Whether units of the logits (operand 0 of `walk`) may be loaded whole.
     fn logit_units(&self, walk: &Walk, stride: u64, unit_log2: u32) -> u32 {
         let bytes = (T::DTYPE.size() as u64) << unit_log2;
@@ -91,8 +140,43 @@ impl<T: Float> Call<'_, T> {
     }
 }
 
+/// Where the numbers of the rows go, by address; what [`Outputs`] say of each.
+#[derive(Clone, Copy)]
+pub(super) struct PerRow {
+    pub(super) losses: u64,
+    pub(super) lse: u64,
+    pub(super) saved: u64,
+}
+
+impl PerRow {
+    /// The address of the one number behind the states: what every upstream gradient is multiplied by.
+    pub(super) fn weight(&self, rows: u64) -> u64 {
+        self.saved + STATE as u64 * rows * size_of::<f32>() as u64
+    }
+}
+
 /// Losses, lse, count and saved state. There may be no rows.
-pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mut outputs: Outputs) -> Result<()> {
+pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, outputs: Outputs) -> Result<()> {
+    reduced(call, reduce, outputs, |per_row| {
+        let (logit_strides, stride) = call.logit_strides();
+        let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
+        let (piece, blocks) = plan::forward(call.rows.len, call.rows.count(), T::DTYPE);
+        let params = call.forward_params(&walk, stride, per_row);
+        let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
+        // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
+        // number of classes before it is used as an index, and the class weights, if there are any, were checked to be as
+        // many; the outputs were checked to hold one element per row (`STATE` of `saved`), which is what the kernel writes.
+        unsafe { launch(call.device(), id, &shape(blocks, piece.threads()), &params) }
+    })
+}
+
+/// Has `each_row` fill in the numbers of the rows, of which there is at least one, and adds them up.
+pub(super) fn reduced<T: Float>(
+    call: &Call<T>,
+    reduce: Reduce,
+    mut outputs: Outputs,
+    each_row: impl FnOnce(PerRow) -> Result<()>,
+) -> Result<()> {
     let (op, device, rows) = (call.op, call.device(), call.rows.count());
     let saved = outputs.saved.address(op, "saved")?;
     let loss = outputs.loss.address(op, "loss")?;
@@ -102,66 +186,53 @@ pub(crate) fn cross_entropy_forward<T: Float>(call: &Call<T>, reduce: Reduce, mu
     let own = if reduce == Reduce::None { 0 } else { rows as usize };
     let mut own = Tensor::<f32>::unfilled(op, device, Shape::new(op, &[own])?)?;
     let losses = if reduce == Reduce::None { loss } else { own.view_mut().address(op, "losses")? };
+    let per_row = PerRow { losses, lse, saved };
     let chunks = plan::chunks(rows);
     let mut partials = partial_sums(op, device, chunks)?;
     let partials = partials.view_mut().address(op, "partial sums")?;
     if rows > 0 {
-        each_row(call, losses, lse, saved, partials)?;
+        each_row(per_row)?;
+        // SAFETY: there is a loss per row, and `partials` holds one `LossPartial` per chunk of rows.
+        unsafe { collect(call, losses, partials) }?;
     }
     let loss = if reduce == Reduce::None { 0 } else { loss };
-    let weight = saved + 2 * rows * size_of::<f32>() as u64;
+    let weight = per_row.weight(rows);
     // SAFETY: `partials` holds one `LossPartial` per chunk of rows; `loss` (unless null), `count` and the last element of
-    // `saved` are one element each, as the caller checked.
+    // `saved` are one element each, as the caller checked, and the divisor is a borrowed view of one.
     unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: call.rows.len, loss, count, weight }) }
 }
 
-/// Loss, lse and state of every row, and their sums by chunks. Addresses are those of the outputs.
-fn each_row<T: Float>(call: &Call<T>, losses: u64, lse: u64, saved: u64, partials: u64) -> Result<()> {
-    let (device, rows) = (call.device(), call.rows.count());
-    let (logit_strides, stride) = call.logit_strides();
-    let walk = Walk::new(call.sizes().dims(), &[&logit_strides, call.targets.layout.strides()]);
-    let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
-    let (piece, blocks) = plan::forward(call.rows.len, rows, T::DTYPE);
-    let params = CrossEntropyForwardParams {
-        positions: walk.positions,
-        logits: walk.operand(0, call.logits.address(), stride),
-        targets: call.targets(&walk, 1),
-        losses: losses as *mut f32,
-        lse: lse as *mut f32,
-        states: saved as *mut _,
-        unit_log2,
-        logit_units: call.logit_units(&walk, stride, unit_log2),
-        temperature: temperature(call.temperature),
-    };
-    let id = KernelId::CrossEntropyForward { dtype: T::DTYPE, piece };
-    // SAFETY: the logits and targets are borrowed views whose strides the parameters repeat, a target is compared with the
-    // number of classes before it is used as an index, and the outputs were checked to hold one element per row (two of
-    // `saved`), which is what the kernel writes.
-    unsafe { launch(device, id, &shape(blocks, piece.threads()), &params) }?;
+/// Adds up losses, or if their address is null only what the targets count as, by chunks of rows.
+///
+/// # Safety
+/// There must be one f32 per row at `losses`, unless it is null, and one `LossPartial` per chunk at `partials`.
+pub(super) unsafe fn collect<T: Float>(call: &Call<T>, losses: u64, partials: u64) -> Result<()> {
+    let walk = Walk::new(call.sizes().dims(), &[call.targets.layout.strides()]);
+    let (class_weights, class_weight_stride) = call.class_weights();
     let params = LossCollectParams {
         positions: walk.positions,
-        targets: call.targets(&walk, 1),
+        targets: call.targets(&walk, 0),
         losses: losses as *const f32,
+        class_weights,
+        class_weight_stride,
         partials: partials as *mut _,
     };
-    let blocks = plan::chunks(rows);
-    // SAFETY: targets and losses as above; `partials` holds one `LossPartial` per chunk of rows.
-    unsafe { launch(device, KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
+    let blocks = plan::chunks(call.rows.count());
+    // SAFETY: targets and class weights as in the forward launch; the caller vouches for the rest.
+    unsafe { launch(call.device(), KernelId::LossCollect, &shape(blocks, plan::COLLECT_THREADS), &params) }
 }
 
 /// Gradient of the logits. `saved` is what forward left for the same call; `upstream` has one element per row, if need be
-/// by strides of 0.
+/// by strides of 0, or is 1.
 pub(crate) fn cross_entropy_backward<T: Float>(
     call: &Call<T>,
     saved: View<f32>,
-    upstream: (u64, &Layout),
+    upstream: Option<(u64, &Layout)>,
     mut dlogits: ViewMut<T>,
 ) -> Result<()> {
     let (op, rows) = (call.op, call.rows.count());
     let (logit_strides, stride) = call.logit_strides();
-    let (upstream, upstream_layout) = upstream;
-    let operands = [&logit_strides, call.targets.layout.strides(), upstream_layout.strides()];
-    let walk = Walk::new(call.sizes().dims(), &operands);
+    let walk = call.walk_with(&logit_strides, upstream);
     let unit_log2 = unit_log2(call.rows.len, T::DTYPE.size());
     let output = dlogits.address(op, "dlogits")?;
     let plan = plan::backward(call.rows.len, rows, call.rows.inner, T::DTYPE);
@@ -179,9 +250,8 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         positions: walk.positions,
         logits: walk.operand(0, call.logits.address(), stride),
         targets: call.targets(&walk, 1),
-        states: saved.address() as *const _,
-        upstream: walk.operand(2, upstream, 0),
-        weight: (saved.address() + 2 * rows * size_of::<f32>() as u64) as *const f32,
+        states: saved.address() as *const f32,
+        upstream: upstream.map_or_else(absent, |(address, _)| walk.operand(2, address, 0)),
         output: output as *mut _,
         inner: call.rows.inner,
         pieces,
@@ -194,7 +264,7 @@ pub(crate) fn cross_entropy_backward<T: Float>(
         scale,
         scale_rest,
     };
-    // SAFETY: logits and targets as in the forward launch; `saved` was checked to hold two elements per row and one more,
+    // SAFETY: logits and targets as in the forward launch; `saved` was checked to hold `STATE` elements per row and one more,
     // `upstream` has the layout that the parameters repeat, and `dlogits` was checked to be contiguous and of the shape of
     // the logits.
     unsafe { launch(call.device(), id, &shape, &params) }

@@ -2,13 +2,15 @@
 
 mod binary_cross_entropy;
 mod cross_entropy;
+mod fused;
 
 pub(crate) use binary_cross_entropy::{BinaryCall, binary_cross_entropy_backward, binary_cross_entropy_forward};
-pub(crate) use cross_entropy::{Call, ClassTargets, Outputs, cross_entropy_backward, cross_entropy_forward};
+pub(crate) use cross_entropy::{Call, ClassTargets, Outputs, STATE, cross_entropy_backward, cross_entropy_forward};
+pub(crate) use fused::{Destination, cross_entropy_fused};
 
 use super::params::{
-    ErrorRecord, LossFinishParams, LossPartial, REDUCTION_MEAN, REDUCTION_NONE, REDUCTION_SUM, SUMEXP_LOSS_CHUNK,
-    SUMEXP_LOSS_THREADS,
+    ErrorRecord, LossFinishParams, LossPartial, REDUCTION_MEAN, REDUCTION_MEAN_OVER, REDUCTION_NONE, REDUCTION_SUM,
+    SUMEXP_LOSS_CHUNK, SUMEXP_LOSS_THREADS,
 };
 use super::{KernelId, LaunchShape, launch};
 use crate::device::Device;
@@ -16,6 +18,7 @@ use crate::error::Result;
 use crate::plan::loss as plan;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
+use std::ptr;
 
 // What the kernels were compiled with is what the plans count with.
 const _: () = {
@@ -25,7 +28,7 @@ const _: () = {
 };
 
 /// Size of a `LossPartial` in elements of the scratch tensor that holds them.
-const PARTIAL: usize = 4;
+const PARTIAL: usize = 5;
 
 /// What happens to the losses of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,15 @@ pub(crate) enum Reduce {
     Sum,
     /// They are added up and divided by how many count.
     Mean,
+    /// They are added up and divided by the one f32 at this address.
+    MeanOver(u64),
+}
+
+impl Reduce {
+    /// The address of the divisor, or null.
+    fn divisor(self) -> *const f32 {
+        if let Self::MeanOver(address) = self { address as *const f32 } else { ptr::null() }
+    }
 }
 
 fn shape(blocks: u64, threads: u32) -> LaunchShape {
@@ -61,7 +73,7 @@ struct Sums {
 /// Adds the chunks up in order.
 ///
 /// # Safety
-/// `partials` must hold one `LossPartial` per chunk, and each of the other addresses that is not 0 one element that may be
+/// `partials` must hold one `LossPartial` per chunk, the divisor of `reduce` one f32, and each of the other addresses that is not 0 one element that may be
 /// written: all on `device`, and as [`launch`] says.
 unsafe fn finish(op: &'static str, device: &Device, reduce: Reduce, sums: Sums) -> Result<()> {
     let Some(slot) = device.error_slot(op)? else { return Ok(()) };
@@ -69,6 +81,7 @@ unsafe fn finish(op: &'static str, device: &Device, reduce: Reduce, sums: Sums) 
         partials: sums.partials as *const _,
         chunks: sums.chunks,
         classes: sums.classes,
+        divisor: reduce.divisor(),
         loss: sums.loss as *mut f32,
         count: sums.count as *mut i64,
         weight: sums.weight as *mut f32,
@@ -78,6 +91,7 @@ unsafe fn finish(op: &'static str, device: &Device, reduce: Reduce, sums: Sums) 
             Reduce::None => REDUCTION_NONE.0,
             Reduce::Sum => REDUCTION_SUM.0,
             Reduce::Mean => REDUCTION_MEAN.0,
+            Reduce::MeanOver(_) => REDUCTION_MEAN_OVER.0,
         },
     };
     // SAFETY: the caller vouches for the addresses; the record belongs to the stream of `device`.

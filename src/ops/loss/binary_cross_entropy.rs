@@ -3,15 +3,14 @@
 use super::super::check;
 use super::super::common::{operand, repeated};
 use super::reduction::Reduction;
-use super::write;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::kernels::loss::{
     BinaryCall, binary_cross_entropy_backward as launch_backward, binary_cross_entropy_forward as launch_forward,
 };
+use crate::reference::Elements;
 use crate::reference::binary_cross_entropy::Events;
-use crate::reference::{Elements, Sum};
 use crate::shape::{Layout, Shape};
 use crate::tensor::{Tensor, View, ViewMut};
 use std::ops::Range;
@@ -34,7 +33,7 @@ pub struct BinaryCrossEntropy<'a> {
     /// one number per class. 1 if not given.
     pub pos_weight: Option<View<'a, f32>>,
     /// What becomes of the losses; their mean over all elements by default.
-    pub reduction: Reduction,
+    pub reduction: Reduction<'a>,
 }
 
 /// Binary cross-entropy of logits and the probabilities of events:
@@ -52,7 +51,8 @@ pub struct BinaryCrossEntropy<'a> {
 /// the same bits on every run. An infinite logit on the side of a certain target costs 0. Targets outside of 0 to 1 are taken as they
 /// are. A NaN makes its own loss NaN, unless its weight is 0.
 ///
-/// A mean divides by the number of all elements, whatever their weights are, and is 0 if there are none.
+/// A mean divides by the number of all elements, whatever their weights are, and is 0 if there are none
+/// ([`Reduction::MeanOver`] divides by another number).
 ///
 /// # Errors
 /// [`Error::Shapes`](crate::Error::Shapes), [`Error::Broadcast`](crate::Error::Broadcast),
@@ -148,7 +148,7 @@ struct Checked<'a, T> {
     targets: View<'a, T>,
     weight: Option<(View<'a, f32>, Layout)>,
     pos_weight: Option<(View<'a, f32>, Layout)>,
-    reduction: Reduction,
+    reduction: Reduction<'a>,
 }
 
 impl<'a, T: Float> Checked<'a, T> {
@@ -168,15 +168,13 @@ impl<'a, T: Float> Checked<'a, T> {
                 Ok(Some((view, layout)))
             }
         };
+        options.reduction.check(op, ("logits", logits.device()))?;
         let (weight, pos_weight) = (weight("weight", options.weight)?, weight("pos_weight", options.pos_weight)?);
         Ok(Self { op, logits, targets, weight, pos_weight, reduction: options.reduction })
     }
 
     fn loss_shape(&self) -> Result<Shape> {
-        match self.reduction {
-            Reduction::None => Ok(*self.logits.shape()),
-            Reduction::Sum | Reduction::Mean => Shape::new(self.op, &[]),
-        }
+        self.reduction.loss_shape(self.op, self.logits.shape())
     }
 
     /// The gradient of the loss, checked, and its layout over the shape of the logits.
@@ -191,6 +189,7 @@ impl<'a, T: Float> Checked<'a, T> {
         let mut inputs = vec![("logits", self.logits.addresses()), ("targets", self.targets.addresses())];
         let weights = [("weight", &self.weight), ("pos_weight", &self.pos_weight)];
         inputs.extend(weights.into_iter().filter_map(|(name, weight)| Some((name, weight.as_ref()?.0.addresses()))));
+        inputs.extend(self.reduction.input());
         inputs
     }
 
@@ -229,12 +228,7 @@ impl<'a, T: Float> Checked<'a, T> {
     fn forward(&self, mut loss: ViewMut<f32>) -> Result<()> {
         let Some(events) = self.on_host() else { return launch_forward(&self.call(), self.reduction.into(), loss) };
         let losses = events.losses(&self.elements());
-        let total = || Sum::of(losses.iter().copied()).value();
-        match self.reduction {
-            Reduction::None => write(self.op, "loss", &mut loss, losses.iter().map(|loss| *loss as f32)),
-            Reduction::Sum => write(self.op, "loss", &mut loss, [total() as f32]),
-            Reduction::Mean => write(self.op, "loss", &mut loss, [(total() / losses.len().max(1) as f64) as f32]),
-        }
+        self.reduction.write_on_host(self.op, &mut loss, &losses, losses.len() as f64)
     }
 
     fn backward(&self, upstream: View<f32>, layout: &Layout, mut dlogits: ViewMut<T>) -> Result<()> {
@@ -242,15 +236,11 @@ impl<'a, T: Float> Checked<'a, T> {
         if elements == 0 {
             return Ok(());
         }
-        let scale = match self.reduction {
-            Reduction::None | Reduction::Sum => 1.0,
-            Reduction::Mean => 1.0 / elements as f64,
-        };
         let (Some(events), Some(on_host)) = (self.on_host(), repeated(&upstream, layout)) else {
-            return launch_backward(&self.call(), (upstream.address(), layout), scale as f32, dlogits);
+            return launch_backward(&self.call(), (upstream.address(), layout), self.reduction.into(), dlogits);
         };
         let dlogits = dlogits.on_host(self.op, "dlogits")?.expect("dlogits are where the logits are");
-        events.backward(&self.elements(), on_host, scale, dlogits);
+        events.backward(&self.elements(), on_host, self.reduction.scale_on_host(elements as f64), dlogits);
         Ok(())
     }
 }

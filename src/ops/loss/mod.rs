@@ -11,23 +11,10 @@ pub use binary_cross_entropy::{
 };
 pub use cross_entropy::{
     CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, cross_entropy, cross_entropy_backward,
-    cross_entropy_backward_into, cross_entropy_into,
+    cross_entropy_backward_into, cross_entropy_gradient, cross_entropy_gradient_into, cross_entropy_in_place,
+    cross_entropy_into, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
 };
 pub use reduction::Reduction;
 pub use targets::Targets;
 
-use crate::dtype::Element;
-use crate::error::Result;
-use crate::tensor::ViewMut;
-
-/// Fills a contiguous output on the host.
-fn write<T: Element>(
-    op: &'static str,
-    name: &'static str,
-    output: &mut ViewMut<T>,
-    values: impl IntoIterator<Item = T>,
-) -> Result<()> {
-    let data = output.on_host(op, name)?.expect("outputs are where the logits are");
-    data.iter_mut().zip(values).for_each(|(place, value)| *place = value);
-    Ok(())
-}
+use super::common::write;

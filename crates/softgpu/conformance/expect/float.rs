@@ -202,11 +202,40 @@ fn directed_quotient(a: f64, b: f64, mode: Mode) -> Expect {
     directed(near, (-near).mul_add(b, a) * b.signum(), mode)
 }
 
+/// `a b + c`: the nearest f64, and the sign of what it lacks (Boldo and Muller, "Some functions computable with a fused
+/// mac", ARITH 2005), which needs products far from the ends of the range.
+fn directed_fma(a: f64, b: f64, c: f64, mode: Mode) -> Expect {
+    let near = a.mul_add(b, c);
+    let product = a * b;
+    let far = |value: f64| value != 0.0 && !(1e-250..1e250).contains(&value.abs());
+    if far(product) || far(c) || product == 0.0 && a != 0.0 && b != 0.0 {
+        return Expect::Free;
+    }
+    let low = a.mul_add(b, -product);
+    let (tail, rest) = two_sum(c, low);
+    let (high, middle) = two_sum(product, tail);
+    directed(near, ((high - near) + middle) + rest, mode)
+}
+
+/// Approximations of f64. With `.ftz` the upper 32 bits of the operand, subnormal numbers taken for zeros, make the upper
+/// 32 bits of the result, which has 20 bits of fraction. The manual bounds no error; what is allowed here is one unit of
+/// the last of these bits for the operand that is cut off and one for the result.
+fn coarse(form: &Form, x: f64) -> Expect {
+    let cut = form.has("ftz");
+    let x = if cut && x.is_subnormal() { 0f64.copysign(x) } else { x };
+    let value = if form.op == "rcp" { 1.0 / x } else { 1.0 / x.sqrt() };
+    if value.is_subnormal() || value.abs() < 2f64.powi(-1021) && value != 0.0 {
+        return Expect::Free;
+    }
+    let error = if value.is_finite() { value.abs() * 2f64.powi(-19) } else { 0.0 };
+    Expect::Coarse { value, error, cut: cut && !value.is_nan() }
+}
+
 fn double(form: &Form, x: &[u64]) -> Option<Expect> {
     let v: Vec<f64> = x.iter().map(|bits| f64::from_bits(*bits)).collect();
     let bits = |value: f64| if value.is_nan() { Expect::Free } else { Expect::Bits(value.to_bits()) };
     if form.has("approx") {
-        return None;
+        return Some(coarse(form, v[0]));
     }
     let mode = mode(form);
     let nearest = mode == Mode::Nearest;
@@ -219,6 +248,7 @@ fn double(form: &Form, x: &[u64]) -> Option<Expect> {
         "sqrt" if !nearest && v[0].abs() < 1e-250 => Expect::Free,
         "sqrt" => directed(v[0].sqrt(), (-v[0].sqrt()).mul_add(v[0].sqrt(), v[0]), mode),
         "fma" | "mad" if nearest => bits(v[0].mul_add(v[1], v[2])),
+        "fma" | "mad" => directed_fma(v[0], v[1], v[2], mode),
         "min" | "max" => match (v[0].is_nan(), v[1].is_nan()) {
             (true, true) => Expect::Free,
             (true, false) => bits(v[1]),

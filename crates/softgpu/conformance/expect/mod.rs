@@ -18,6 +18,8 @@ pub enum Expect {
     Bits(u64),
     /// An f32 at most `error` away from a value.
     Near { value: f64, error: f64 },
+    /// An f64 at most `error` away from a value, its lower 32 bits zeros if it is `cut`.
+    Coarse { value: f64, error: f64, cut: bool },
     /// Two f16 (or bf16) in this order, lower first, of which `count` are there.
     Halves { values: [f64; 2], error: [f64; 2], count: usize, bf16: bool },
     /// The manual leaves it open.
@@ -44,13 +46,35 @@ impl Expect {
         match self {
             Expect::Bits(bits) => bits == got,
             Expect::Near { value, error } => near(f64::from(f32::from_bits(got as u32)), value, error),
-            Expect::Halves { values, error, count, bf16 } => (0..count).all(|i| {
-                let bits = got >> (16 * i) & 0xffff;
-                near(if bf16 { half::bf16(bits) } else { half::f16(bits) }, values[i], error[i])
-            }),
+            Expect::Coarse { value, error, cut } => {
+                near(f64::from_bits(got), value, error) && (!cut || got as u32 == 0)
+            }
+            Expect::Halves { values, error, count, bf16 } => {
+                (0..count).all(|i| near(half_of(got, i, bf16), values[i], error[i]))
+            }
             Expect::Free => true,
         }
     }
+
+    /// Whether two devices may both be right: where a result is approximate they may be twice its error apart.
+    pub fn agree(self, ours: u64, theirs: u64) -> bool {
+        let single = |bits: u64| f64::from(f32::from_bits(bits as u32));
+        match self {
+            Expect::Bits(_) => ours == theirs,
+            Expect::Near { error, .. } => near(single(ours), single(theirs), 2.0 * error),
+            Expect::Coarse { error, .. } => near(f64::from_bits(ours), f64::from_bits(theirs), 2.0 * error),
+            Expect::Halves { error, count, bf16, .. } => {
+                (0..count).all(|i| near(half_of(ours, i, bf16), half_of(theirs, i, bf16), 2.0 * error[i]))
+            }
+            Expect::Free => true,
+        }
+    }
+}
+
+/// One of the halves of a register.
+fn half_of(bits: u64, i: usize, bf16: bool) -> f64 {
+    let bits = bits >> (16 * i) & 0xffff;
+    if bf16 { half::bf16(bits) } else { half::f16(bits) }
 }
 
 fn near(got: f64, value: f64, error: f64) -> bool {

@@ -151,7 +151,14 @@ fn run<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u3
     let mut old = [0u64; LANES];
     let mut done = 0;
     for (target, access) in split::<T>(target, &Access::new::<T>(warp, inst, mask)) {
-        let step = |lane: usize, old: u64| apply(action, ty, old, operand[lane], second[lane]);
+        // The manual: sums of f32 in device memory flush subnormal numbers, those in shared memory keep them.
+        let flushes = target != Target::Shared && ty == Type::F32 && action == Action::Add;
+        let step = |lane: usize, old: u64| {
+            if flushes {
+                return flush(apply(action, ty, flush(old), flush(operand[lane]), 0));
+            }
+            apply(action, ty, old, operand[lane], second[lane])
+        };
         let before = env.spins.changes;
         done |= match target {
             Target::Shared => in_shared::<T>(warp, env, inst, &access, &mut old, step),
@@ -355,6 +362,12 @@ fn apply(action: Action, ty: Type, old: u64, value: u64, second: u64) -> u64 {
             }
         }
     }
+}
+
+/// An f32, or the zero of its sign if it is subnormal.
+fn flush(bits: u64) -> u64 {
+    let value = f32::from_bits(bits as u32);
+    if value.is_subnormal() { bits & 0x8000_0000 } else { bits }
 }
 
 fn add(ty: Type, old: u64, value: u64) -> u64 {
