@@ -24,12 +24,15 @@ DEVICE Rows rows_of(const AttentionMatrix& matrix, const Sequence& sequence, uin
 struct Work {
   Sequence sequence;
   int32_t first_query;
+  /// Number of the split, and the keys that belong to it.
+  uint32_t split;
+  Interval keys;
 };
 
 /// Work items: the query tiles of every head, those of a head side by side, so that they share keys in the cache.
 DEVICE uint64_t work_items(const AttentionForwardParams& p) {
   const uint64_t heads = p.query_offsets == nullptr ? uint64_t{p.sizes.batch} * p.sizes.heads : p.sizes.heads;
-  return heads * p.sizes.query_tiles;
+  return heads * p.sizes.query_tiles * p.splits;
 }
 
 /// Which sequence of packed ones query tile `tile` belongs to: sets its number, its rows, and which tile of it that is. False if there
@@ -68,6 +71,13 @@ DEVICE bool find_sequence(const AttentionForwardParams& p, int32_t tile_queries,
 /// long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
 DEVICE bool find_work(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries, Work& work) {
   Sequence& sequence = work.sequence;
+  work.split = p.splits == 1 ? 0 : static_cast<uint32_t>(item % p.splits);
+  work.keys = {0, static_cast<int32_t>(p.sizes.keys)};
+  if (p.splits > 1) {
+    item /= p.splits;
+    work.keys.first = p.split_from + work.split * ATTENTION_SPLIT_KEYS;
+    work.keys.end = work.keys.first + ATTENTION_SPLIT_KEYS;
+  }
   const uint64_t of_head = item / p.sizes.query_tiles;
   uint32_t tile = p.sizes.query_tiles - 1 - static_cast<uint32_t>(item % p.sizes.query_tiles);
   sequence.head = static_cast<uint32_t>(of_head % p.sizes.heads);
@@ -95,7 +105,7 @@ class Forward {
 
  public:
   DEVICE Forward(const AttentionForwardParams& p, const Work& work, uint32_t shared)
-      : p(p), sequence(work.sequence), first_query(work.first_query), q_tile(shared), bands(p.mask, work.sequence) {}
+      : p(p), work(work), sequence(work.sequence), first_query(work.first_query), q_tile(shared), bands(p.mask, work.sequence) {}
 
   /// All threads of the block must call. Contains a barrier per key tile, and one in front of what it writes to shared memory.
   DEVICE void run() {
@@ -107,7 +117,9 @@ class Forward {
     // The first query sees the first of all keys, the last one the last.
     const int32_t last_query = min(first_query + S::kQueries, sequence.queries) - 1;
     const Interval early = bands.of(first_query), late = bands.of(last_query);
-    const int32_t begin = early.first / S::kKeys * S::kKeys, end = late.end;
+    const int32_t begin = max(early.first / S::kKeys * S::kKeys, work.keys.first), end = min(late.end, work.keys.end);
+    // Warps without queries only help to load.
+    const bool idle = first_query + tile_row(0) - static_cast<int32_t>(threadIdx.x % 32 / 4) >= sequence.queries;
 
     // Work before this one has read its tiles.
     __syncthreads();
@@ -138,6 +150,8 @@ class Forward {
       if (key + S::kKeys < end) load_keys(key + S::kKeys, buffer ^ 1);
       copies_commit();
 
+      // A special tile has further barriers.
+      if (idle && !special) continue;
       Scores scores;
       multiply_keys<S>(scores, q_tile, k_tile(buffer));
       if (mixed) {
@@ -162,7 +176,12 @@ class Forward {
       }
       multiply_values<S>(output, weights, v_tile(buffer));
     }
-    finish(output, softmax);
+    if (idle) return;
+    if (p.splits > 1) {
+      finish_split(output, softmax, begin < end);
+    } else {
+      finish(output, softmax);
+    }
   }
 
  private:
@@ -291,6 +310,29 @@ class Forward {
     store_rows();
   }
 
+  /// Stores the sums as they are, for the merge kernel. A split without a key has nothing but its states.
+  DEVICE void finish_split(const Output& output, const RunningSoftmax<S>& softmax, bool has_keys) const {
+    const uint64_t of_head = (uint64_t{work.split} * p.sizes.batch + sequence.batch) * p.sizes.heads + sequence.head;
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const float sum = quad_sum(softmax.sum[row]);
+      const int32_t query = first_query + tile_row(row);
+      if (query >= sequence.queries) continue;
+      const uint64_t at = of_head * p.sizes.queries + static_cast<uint32_t>(query);
+      if (threadIdx.x % 4 == 0) p.split_states[at] = {softmax.max[row], sum};
+      if (!has_keys) continue;
+      float* to = p.split_outputs + at * p.sizes.value_size;
+#pragma unroll
+      for (int j = 0; j < S::kHead / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t column = 8 * j + threadIdx.x % 4 * 2 + i;
+          if (column < p.sizes.value_size) to[column] = output[row / 2][j][row % 2 * 2 + i];
+        }
+      }
+    }
+  }
+
   /// Two neighbouring elements of a row of the output into the query tile.
   DEVICE void store_pair(uint32_t row, uint32_t j, float low, float high) const {
     const uint32_t column_bytes = (8 * j + threadIdx.x % 4 * 2) * T::kBytes;
@@ -332,6 +374,7 @@ class Forward {
   }
 
   const AttentionForwardParams& p;
+  const Work& work;
   const Sequence& sequence;
   const int32_t first_query;
   const uint32_t q_tile;

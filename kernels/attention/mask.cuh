@@ -28,9 +28,9 @@ DEVICE int32_t clamped(int64_t value, int32_t low, int32_t high) {
 /// The bands of a mask and the length of the keys, as a range of keys for every query. Lengths are at most 2^30, so sums of a
 /// position and a limit fit.
 struct Bands {
-  int32_t first, last, key_end;
+  int32_t first, last, key_first, key_end;
 
-  DEVICE Bands(const AttentionMask& mask, const Sequence& sequence) : key_end(sequence.key_end) {
+  DEVICE Bands(const AttentionMask& mask, const Sequence& sequence) : key_first(mask.first_key), key_end(sequence.key_end) {
     const int64_t lower = int64_t{sequence.keys} - sequence.queries;
     const int64_t first = max(mask.top_left.first, mask.bottom_right.first + lower);
     const int64_t last = min(mask.top_left.last, mask.bottom_right.last + lower);
@@ -38,7 +38,7 @@ struct Bands {
     this->last = clamped(last, -(1 << 30) - 1, (1 << 30) - 1);
   }
 
-  DEVICE Interval of(int32_t query) const { return {max(query + first, 0), min(query + last + 1, key_end)}; }
+  DEVICE Interval of(int32_t query) const { return {max(query + first, key_first), min(query + last + 1, key_end)}; }
 };
 
 /// What a mask and the options say about single pairs of a query and a key, beyond the bands.

@@ -84,7 +84,7 @@ DEVICE void multiply_keys(float (&scores)[S::kRowTiles][S::kKeys / 8][4], uint32
       for (int e = 0; e < 4; ++e) scores[t][j][e] = 0.0f;
     }
   }
-  constexpr int kAtOnce = T::kBytes == 2 ? 8 : 2;
+  constexpr int kAtOnce = T::kBytes == 2 ? 8 : 1;
 #pragma unroll kAtOnce
   for (int depth = 0; depth < S::kHead / S::kDepth; ++depth) {
     uint32_t a[S::kRowTiles][4];

@@ -74,7 +74,8 @@ typedef struct {
   AttentionPairs bytes;
   /// A byte hides its key if `(byte != 0) == bytes_hide`.
   uint32_t bytes_hide;
-  uint32_t reserved;
+  /// Keys in front of this one are hidden; at most the number of keys.
+  uint32_t first_key;
 } AttentionMask;
 
 /// Lengths and numbers of everything, at least 1 each unless said otherwise.
@@ -94,7 +95,18 @@ typedef struct {
   uint32_t query_tiles;
 } AttentionSizes;
 
-/// Forward kernels.
+/// The softmax of some of the keys of a query.
+typedef struct {
+  /// The largest score, -inf without any visible key.
+  float max;
+  /// The sum of the weights relative to it.
+  float sum;
+} AttentionState;
+
+/// Keys of a split: a multiple of the keys of every key tile. Part of what decides the order of sums.
+enum { ATTENTION_SPLIT_KEYS = 1024 };
+
+/// Forward kernels, and the one that merges splits.
 ///
 /// A score is `product * score_factor` plus bias, then capped; its weight is exp2((score - max) * log2_factor). Where nothing is
 /// added and nothing capped, score_factor is 1 and the scale is part of log2_factor.
@@ -115,6 +127,14 @@ typedef struct {
   const int32_t *query_offsets;
   const int32_t *key_offsets;
   AttentionMask mask;
+  /// Parts of ATTENTION_SPLIT_KEYS keys each that different blocks work on, from key `split_from` on, a multiple of that; 1 if
+  /// one block has all keys of a query. Not for packed sequences.
+  uint32_t splits;
+  uint32_t split_from;
+  /// With several splits instead of out and lse: per split, batch entry, head and query value_size f32, the sums of weights
+  /// times v, and an AttentionState. The merge kernel makes the results of them.
+  float *split_outputs;
+  AttentionState *split_states;
   /// Added to the scores.
   AttentionPairs bias;
   /// One of ATTENTION_*: the type of the bias.

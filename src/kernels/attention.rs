@@ -1,16 +1,18 @@
 //! The launch of attention.
 
 use super::params::{
-    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionBand, AttentionForwardParams, AttentionMask,
-    AttentionMatrix, AttentionPairs, AttentionPositions, AttentionSizes,
+    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, ATTENTION_SPLIT_KEYS, AttentionBand, AttentionForwardParams,
+    AttentionMask, AttentionMatrix, AttentionPairs, AttentionPositions, AttentionSizes, AttentionState,
 };
 use super::{KernelId, LaunchShape, launch};
 use crate::dtype::{DType, Element, Float};
 use crate::error::Result;
 use crate::mask::Polarity;
 use crate::plan::attention as plan;
-use crate::tensor::{View, ViewMut};
+use crate::shape::Shape;
+use crate::tensor::{Tensor, View, ViewMut};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr;
 
 /// What stands for no limit of a band.
@@ -133,9 +135,37 @@ impl Masking<'_> {
             key_segments: segments.map_or(NO_POSITIONS, |(_, of_k)| positions(of_k)),
             bytes: self.visible.as_ref().map_or(NO_PAIRS, |(bytes, _)| pairs(bytes)),
             bytes_hide: u32::from(self.visible.as_ref().is_some_and(|(_, polarity)| *polarity == Polarity::Hide)),
-            reserved: 0,
+            first_key: 0,
         }
     }
+}
+
+impl Masking<'_> {
+    /// The keys that any of so many queries sees by the bands.
+    fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
+        let (queries, keys) = (i128::from(queries), i128::from(keys));
+        let lower = |limit: i64| i128::from(limit) + keys - queries;
+        let first = i128::from(self.top_left.first).max(lower(self.bottom_right.first));
+        let last = i128::from(self.top_left.last).min(lower(self.bottom_right.last));
+        let end = (last + queries).clamp(0, keys);
+        first.clamp(0, end) as u64..end as u64
+    }
+}
+
+/// A call with one query as one with a query for every head that shares its keys: they see the same of them, so a block that has read
+/// a key serves all. `keys` are those that the query sees.
+fn share_keys(params: &mut AttentionForwardParams, keys: &Range<u64>) {
+    let sizes = &mut params.sizes;
+    let group = sizes.heads / sizes.key_heads;
+    (sizes.heads, sizes.queries) = (sizes.key_heads, group);
+    for matrix in [&mut params.q, &mut params.out] {
+        (matrix.row, matrix.head) = (matrix.head, matrix.head * u64::from(group));
+    }
+    (params.lse_row, params.lse_head) = (params.lse_head, params.lse_head * u64::from(group));
+    // Bands go by the number of a query.
+    let everything = Band { first: i64::MIN, last: i64::MAX }.params();
+    (params.mask.top_left, params.mask.bottom_right) = (everything, everything);
+    (params.mask.first_key, params.sizes.keys) = (keys.start as u32, keys.end as u32);
 }
 
 impl<T> Forward<'_, T> {
@@ -157,15 +187,28 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     let (dtype, device) = (T::DTYPE, q.device());
     let [batch, heads, queries, head_size] = four(q.dims());
     let [_, key_heads, keys, value_size] = four(v.dims());
+    // The lengths of a call say how it is split, whoever shares a block.
+    let seen = call.masking.keys(queries, keys);
+    let sequences = call.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1);
+    let shared = queries == 1 && heads > key_heads && sequences.is_none() && !call.general();
+    let group = u64::from(if shared { heads / key_heads } else { 1 });
     let size = plan::Size {
         batch: batch.into(),
-        heads: heads.into(),
-        queries: queries.into(),
+        heads: u64::from(heads) / group,
+        queries: u64::from(queries) * group,
         head_size: head_size.into(),
         value_size: value_size.into(),
     };
-    let sequences = call.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1);
-    let plan = plan::forward(&size, sequences, dtype, call.general());
+    let plan = plan::forward(&size, seen.clone(), sequences, dtype, call.general());
+    let rows = [batch, heads, queries].map(|length| length as usize);
+    let workspace = |elements: usize| -> Result<Option<Tensor<f32>>> {
+        let dims = [plan.splits as usize, rows[0] * rows[1] * rows[2], elements];
+        (plan.splits > 1).then(|| Tensor::unfilled(op, device, Shape::new(op, &dims)?)).transpose()
+    };
+    let (mut outputs, mut states) = (workspace(value_size as usize)?, workspace(2)?);
+    let address = |tensor: &mut Option<Tensor<f32>>| {
+        tensor.as_mut().map_or(Ok(0), |tensor| tensor.view_mut().address(op, "the workspace"))
+    };
     let (change, slopes) = (call.scores_change(), call.slopes.as_ref());
     let log2_e = std::f64::consts::LOG2_E;
     let out_address = results.out.address(op, "out")?;
@@ -176,9 +219,8 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     };
     let lse_strides = results.strides(&lse_strides);
     let in_vectors = |view: &View<T>| vectors::<T>(view.address(), view.dims(), view.layout().strides());
-    let out_dims = [batch, heads, queries].map(|length| length as usize);
     let offsets = |view: Option<&View<i32>>| view.map_or(ptr::null(), |view| view.address() as *const i32);
-    let params = AttentionForwardParams {
+    let mut params = AttentionForwardParams {
         sizes: AttentionSizes {
             batch: sequences.map_or(batch, |sequences| sequences as u32),
             heads,
@@ -204,6 +246,10 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         lse_row: lse_strides[2],
         query_offsets: offsets(call.offsets.as_ref().map(|(of_q, _)| of_q)),
         key_offsets: offsets(call.offsets.as_ref().map(|(_, of_k)| of_k)),
+        splits: plan.splits as u32,
+        split_from: plan.split_from as u32,
+        split_outputs: address(&mut outputs)? as *mut f32,
+        split_states: address(&mut states)? as *mut AttentionState,
         mask: call.masking.params(),
         bias: match &call.bias {
             None => NO_PAIRS,
@@ -219,7 +265,7 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         q_vectors: in_vectors(q),
         k_vectors: in_vectors(k),
         v_vectors: in_vectors(v),
-        out_vectors: vectors::<T>(out_address, &out_dims, &out_strides),
+        out_vectors: vectors::<T>(out_address, &rows, &out_strides),
         score_factor: if change { call.scale } else { 1.0 },
         log2_factor: if change { log2_e as f32 } else { (log2_e * f64::from(call.scale)) as f32 },
         natural_factor: if change { 1.0 } else { call.scale },
@@ -231,12 +277,24 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         slopes_bottom_right: slopes.map_or(0, |(_, bottom_right)| u32::from(*bottom_right)),
         reserved: 0,
     };
+    if shared {
+        share_keys(&mut params, &seen);
+    }
     let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
     let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
     // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
-    // `out` and `lse` are borrowed for writing and have the shapes of the results.
-    unsafe { launch(device, id, &shape, &params) }
+    // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and query.
+    unsafe { launch(device, id, &shape, &params) }?;
+    if plan.splits == 1 {
+        return Ok(());
+    }
+    let (blocks, threads) = plan::merge(rows.iter().map(|length| *length as u64).product());
+    let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
+    // SAFETY: as above; the workspaces were filled by the launch before.
+    unsafe { launch(device, KernelId::AttentionMerge { dtype }, &shape, &params) }
 }
+
+const _: () = assert!(ATTENTION_SPLIT_KEYS.0 as u64 == plan::SPLIT_KEYS);
 
 /// Dims that were checked to be four, and small.
 fn four(dims: &[usize]) -> [u32; 4] {
@@ -246,6 +304,7 @@ fn four(dims: &[usize]) -> [u32; 4] {
 /// The kernels that exist for an element type.
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
     let table = if dtype.size() == 4 { plan::WIDE } else { plan::NARROW };
+    let merge = [KernelId::AttentionMerge { dtype }];
     let both = move |head| [false, true].map(|general| KernelId::AttentionForward { dtype, head, general });
-    table.into_iter().flat_map(move |tiles| both(tiles.head))
+    table.into_iter().flat_map(move |tiles| both(tiles.head)).chain(merge)
 }

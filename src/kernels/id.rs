@@ -17,6 +17,11 @@ pub enum KernelId {
         /// Whether masks and scores may be of any kind.
         general: bool,
     },
+    /// Attention over keys that were split between blocks: the results of what each split left.
+    AttentionMerge {
+        /// Of out.
+        dtype: DType,
+    },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
         /// Of the logits.
@@ -149,6 +154,7 @@ impl KernelId {
             Self::AttentionForward { dtype, head, general } => {
                 format!("attention_forward_{dtype}_{head}{}", if general { "_general" } else { "" })
             }
+            Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
             Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
@@ -175,6 +181,7 @@ impl KernelId {
             Self::AttentionForward { dtype: DType::F16, .. } => "attention_forward_f16",
             Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
             Self::AttentionForward { .. } => "attention_forward_f32",
+            Self::AttentionMerge { .. } => "attention_merge",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
                 (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",

@@ -3,6 +3,7 @@
 use super::piece::MAX_BLOCKS;
 use crate::dtype::DType;
 use std::fmt;
+use std::ops::Range;
 
 /// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
 /// on the element type and the head size alone.
@@ -80,6 +81,11 @@ pub struct Size {
     pub value_size: u64,
 }
 
+/// Keys of a split. A call's own lengths decide whether and where its keys are split, never how much other work there is.
+pub const SPLIT_KEYS: u64 = 1024;
+/// The most queries for which keys are split; more of them keep a GPU busy by themselves.
+const SPLIT_QUERIES: u64 = 128;
+
 /// The largest head size.
 pub const MAX_HEAD: u64 = 256;
 
@@ -92,6 +98,10 @@ pub struct Forward {
     pub general: bool,
     /// Query tiles of a batch entry and head.
     pub query_tiles: u64,
+    /// Parts of the keys that different blocks work on; then a second kernel merges them.
+    pub splits: u64,
+    /// Key at which the first of them starts.
+    pub split_from: u64,
     /// Blocks.
     pub blocks: u64,
     /// Bytes of dynamic shared memory.
@@ -110,6 +120,11 @@ impl fmt::Display for Forward {
     }
 }
 
+/// Blocks and threads of the kernel that merges splits, for so many queries over all heads.
+pub fn merge(queries: u64) -> (u64, u32) {
+    (queries.div_ceil(4).min(MAX_BLOCKS), 128)
+}
+
 /// The tiles of the smallest kernel that holds rows of `head` elements, at most [`MAX_HEAD`].
 pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
     let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
@@ -117,8 +132,8 @@ pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
 }
 
 /// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`]. The queries of one batch entry
-/// may be those of so many `sequences`, each with its own tiles.
-pub fn forward(size: &Size, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
+/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands.
+pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
     let tiles = tiles_for(size.head_size.max(size.value_size), dtype);
     let tiles = if general { tiles.general() } else { tiles };
     let query_tiles = match sequences {
@@ -126,8 +141,15 @@ pub fn forward(size: &Size, sequences: Option<u64>, dtype: DType, general: bool)
         // Every sequence fills all its tiles but one; those without queries have none.
         Some(sequences) => size.queries / u64::from(tiles.queries()) + sequences.min(size.queries),
     };
-    let blocks = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).min(MAX_BLOCKS);
-    Forward { tiles, general, query_tiles, blocks, shared: tiles.shared(dtype) }
+    let first_split = keys.start / SPLIT_KEYS;
+    let splits = match sequences {
+        None if size.queries <= SPLIT_QUERIES => (keys.end.div_ceil(SPLIT_KEYS).saturating_sub(first_split)).max(1),
+        _ => 1,
+    };
+    let items = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).saturating_mul(splits);
+    let split_from = if splits > 1 { first_split * SPLIT_KEYS } else { 0 };
+    let (blocks, shared) = (items.min(MAX_BLOCKS), tiles.shared(dtype));
+    Forward { tiles, general, query_tiles, splits, split_from, blocks, shared }
 }
 
 #[cfg(test)]
@@ -154,8 +176,16 @@ mod tests {
             assert_eq!(tiles_for(head, DType::F32).head, class);
         }
         let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
-        let plan = forward(&size, None, DType::F16, false);
+        let plan = forward(&size, 0..1000, None, DType::F16, false);
         assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
-        assert_eq!(forward(&size, Some(5), DType::F16, false).query_tiles, 6);
+        assert_eq!(plan.splits, 1);
+        let short = Size { queries: 1, ..size };
+        let splits = |keys: Range<u64>| {
+            let plan = forward(&short, keys, None, DType::F16, false);
+            (plan.splits, plan.split_from, plan.blocks)
+        };
+        assert_eq!((splits(0..1024), splits(0..1025)), ((1, 0, 6), (2, 0, 12)));
+        assert_eq!((splits(5000..9000), splits(7..7)), ((5, 4096, 30), (1, 0, 6)));
+        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false).query_tiles, 6);
     }
 }
