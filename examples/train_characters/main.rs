@@ -1,8 +1,8 @@
-//! Trains a next-character model on a text with sumexp's cross-entropy, forward and backward, and lets it write.
+//! Trains a next-character model on a text with sumexp's cross-entropy and its gradient, and lets it write.
 //!
 //! `make demo`, or `cargo run --release --example train_characters -- --text FILE --steps 2000 --seed 1 --device cpu`.
 //! The network itself is plain Rust in `model.rs`. Everything that is a log-sum-exp runs in sumexp, on the GPU if
-//! there is one: the loss of each batch, its gradient, and the probabilities that the text is sampled from.
+//! there is one: the loss of each batch together with its gradient, and the characters that are drawn at the end.
 
 mod arguments;
 mod matrix;
@@ -18,8 +18,7 @@ use random::Random;
 use std::error::Error;
 use std::f64::consts::LN_2;
 use std::path::Path;
-use sumexp::{CrossEntropy, CrossEntropyOutput, Device, Dim, SoftmaxOptions, Tensor};
-use sumexp::{cross_entropy, cross_entropy_backward, softmax};
+use sumexp::{CrossEntropy, Device, Dim, SampleOptions, Tensor, cross_entropy, cross_entropy_in_place, sample};
 use text::{Text, bigram_bits};
 
 /// Characters per step.
@@ -98,11 +97,8 @@ fn examples(codes: &[u32], starts: &[usize]) -> (Vec<u32>, Vec<u32>) {
 fn loss_and_gradient(device: &Device, logits: &[f32], targets: &[u32]) -> Result<(f64, Vec<f32>), Box<dyn Error>> {
     let logits = Tensor::from_slice(device, &[targets.len(), logits.len() / targets.len()], logits)?;
     let targets = Tensor::from_slice(device, &[targets.len()], targets)?;
-    let options = CrossEntropy::default();
-    let CrossEntropyOutput { loss, saved, .. } = cross_entropy(&logits, Dim::LAST, &targets, &options)?;
-    let one = Tensor::from_slice(device, &[], &[1.0f32])?;
-    let dlogits = cross_entropy_backward(&logits, Dim::LAST, &targets, &saved, &one, &options)?;
-    Ok((f64::from(loss.to_vec()?[0]) / LN_2, dlogits.to_vec()?))
+    let (output, dlogits) = cross_entropy_in_place(logits, Dim::LAST, &targets, None, &CrossEntropy::default())?;
+    Ok((f64::from(output.loss.to_vec()?[0]) / LN_2, dlogits.to_vec()?))
 }
 
 /// Bits per character of every `stride`-th position of `codes`.
@@ -128,20 +124,15 @@ fn write(
     temperature: f32,
     random: &mut Random,
 ) -> Result<String, Box<dyn Error>> {
-    let options = SoftmaxOptions { temperature, ..SoftmaxOptions::default() };
+    let options = SampleOptions { temperature, ..SampleOptions::default() };
     let start = random.below(text.codes.len() / 2);
+    let seed = random.bits();
     let mut codes = text.codes[start..start + CONTEXT].to_vec();
-    for _ in 0..SAMPLE {
+    for offset in 0..SAMPLE as u64 {
         let logits = model.forward(codes[codes.len() - CONTEXT..].to_vec()).logits;
         let logits = Tensor::from_slice(device, &[logits.len()], &logits)?;
-        let probabilities = softmax(&logits, Dim::LAST, &options)?.into_tensor().to_vec()?;
-        // The first character whose cumulated probability passes a uniform draw; rounding may leave the sum below 1.
-        let mut left = random.unit();
-        let drawn = probabilities.iter().position(|p| {
-            left -= f64::from(*p);
-            left < 0.0
-        });
-        codes.push(drawn.unwrap_or(probabilities.len() - 1) as u32);
+        let drawn = sample(&logits, Dim::LAST, &options, sumexp::Random::Seed { seed, offset })?;
+        codes.push(drawn.ids.to_vec()?[0] as u32);
     }
     Ok(codes.iter().map(|code| text.alphabet[*code as usize]).collect())
 }

@@ -1,4 +1,4 @@
-//! What a mask means, as numbers: no tensors, no device. Views of tensors that hold masks are in [`crate::tensor`].
+//! What a mask means, as numbers: no tensors, no device. [`Mask`](crate::Mask) holds a mask as views of tensors.
 //!
 //! A [`Pattern`] says which pairs of a query and a key see each other: all pairs, less those that one of its [`Rule`]s
 //! hides. [`Pattern::visible`] is the definition; [`Pattern::class`], [`Pattern::key_range`] and [`Pattern::query_range`]

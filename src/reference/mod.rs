@@ -5,9 +5,11 @@
 //! [`row`] computes it with the formula of the documentation, and the result is rounded once to the output type.
 //!
 //! [`row`] works on slices of float64 and is what the oracle calls; [`softmax`] and [`cross_entropy`] wrap it for
-//! strided operands and run the rows in parallel. What concerns single elements ([`sigmoid`]) does the same with [`Elements`].
+//! strided operands and run the rows in parallel; [`attention`] does so with rows of scores. What concerns single elements
+//! ([`sigmoid`]) does the same with [`Elements`].
 
 pub mod argmax;
+pub mod attention;
 pub mod binary_cross_entropy;
 pub mod confidence;
 pub mod cross_entropy;

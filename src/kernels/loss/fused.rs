@@ -57,7 +57,7 @@ pub(crate) fn cross_entropy_fused<T: Float>(
             output: dlogits.address as *mut _,
             stashed: plan.stashed,
             // Units divide the length of a row, so all rows of a contiguous output are aligned if the first is.
-            output_units: u32::from(dlogits.address % ((T::DTYPE.size() as u64) << forward.unit_log2) == 0),
+            output_units: u32::from(dlogits.address.is_multiple_of((T::DTYPE.size() as u64) << forward.unit_log2)),
             scale,
             scale_rest,
         };
