@@ -7,7 +7,7 @@ use super::params::{
 use super::{KernelId, LaunchShape, launch};
 use crate::dtype::{DType, Element, Float};
 use crate::error::Result;
-use crate::mask::Polarity;
+use crate::mask::{Align, Band, Polarity};
 use crate::plan::attention as plan;
 use crate::shape::Shape;
 use crate::tensor::{Tensor, View, ViewMut};
@@ -18,25 +18,22 @@ use std::ptr;
 /// What stands for no limit of a band.
 const UNLIMITED: i64 = 1 << 40;
 
-/// The keys around a diagonal that a query sees: query i sees keys i + first to i + last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Band {
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-}
+/// Every key.
+const EVERYTHING: AttentionBand = AttentionBand { first: -UNLIMITED, last: UNLIMITED };
 
-impl Band {
-    fn params(self) -> AttentionBand {
-        AttentionBand { first: self.first.clamp(-UNLIMITED, UNLIMITED), last: self.last.clamp(-UNLIMITED, UNLIMITED) }
+/// What all bands with this alignment leave.
+fn bands(all: &[Band], align: Align) -> AttentionBand {
+    let limit = |distance: Option<u64>| distance.map_or(UNLIMITED, |distance| distance.min(UNLIMITED as u64) as i64);
+    let own = || all.iter().filter(|band| band.align == align);
+    AttentionBand {
+        first: own().map(|band| -limit(band.left)).max().unwrap_or(-UNLIMITED),
+        last: own().map(|band| limit(band.right)).min().unwrap_or(UNLIMITED),
     }
 }
 
 /// Which keys take part.
 pub(crate) struct Masking<'a> {
-    /// Relative to the diagonal from the first query and key.
-    pub(crate) top_left: Band,
-    /// Relative to the diagonal to the last query and key.
-    pub(crate) bottom_right: Band,
+    pub(crate) bands: &'a [Band],
     /// `[B]`
     pub(crate) key_lengths: Option<View<'a, i32>>,
     /// `[B, Sq]` and `[B, Sk]`
@@ -127,8 +124,8 @@ impl Masking<'_> {
     fn params(&self) -> AttentionMask {
         let segments = self.segments.as_ref();
         AttentionMask {
-            top_left: self.top_left.params(),
-            bottom_right: self.bottom_right.params(),
+            top_left: bands(self.bands, Align::TopLeft),
+            bottom_right: bands(self.bands, Align::BottomRight),
             key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
             key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
             query_segments: segments.map_or(NO_POSITIONS, |(of_q, _)| positions(of_q)),
@@ -145,8 +142,9 @@ impl Masking<'_> {
     fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
         let (queries, keys) = (i128::from(queries), i128::from(keys));
         let lower = |limit: i64| i128::from(limit) + keys - queries;
-        let first = i128::from(self.top_left.first).max(lower(self.bottom_right.first));
-        let last = i128::from(self.top_left.last).min(lower(self.bottom_right.last));
+        let (top_left, bottom_right) = (bands(self.bands, Align::TopLeft), bands(self.bands, Align::BottomRight));
+        let first = i128::from(top_left.first).max(lower(bottom_right.first));
+        let last = i128::from(top_left.last).min(lower(bottom_right.last));
         let end = (last + queries).clamp(0, keys);
         first.clamp(0, end) as u64..end as u64
     }
@@ -163,8 +161,7 @@ fn share_keys(params: &mut AttentionForwardParams, keys: &Range<u64>) {
     }
     (params.lse_row, params.lse_head) = (params.lse_head, params.lse_head * u64::from(group));
     // Bands go by the number of a query.
-    let everything = Band { first: i64::MIN, last: i64::MAX }.params();
-    (params.mask.top_left, params.mask.bottom_right) = (everything, everything);
+    (params.mask.top_left, params.mask.bottom_right) = (EVERYTHING, EVERYTHING);
     (params.mask.first_key, params.sizes.keys) = (keys.start as u32, keys.end as u32);
 }
 

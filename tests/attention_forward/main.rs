@@ -11,8 +11,9 @@ use common::device::{assert_no_findings, soft};
 use common::gpu::device;
 use common::random::Random;
 use naive::{Answer, Problem, rounded};
-use sumexp::attention::{Attention, AttentionMask, Band, forward};
-use sumexp::{Float, Tensor, View, bf16, f16};
+use sumexp::attention::{Attention, AttentionMask, forward};
+use sumexp::mask::{Align, Band};
+use sumexp::{Device, Float, Tensor, View, bf16, f16};
 
 fn problem<T: Float>(
     seed: u64,
@@ -47,6 +48,50 @@ fn run<T: Float>(p: &Problem, options: &Attention) -> (Vec<f64>, Vec<f64>) {
     let k = upload(&[p.batch, p.key_heads, p.keys, p.head], &p.k);
     let v = upload(&[p.batch, p.key_heads, p.keys, p.value], &p.v);
     results(&q.view(), &k.view(), &v.view(), options)
+}
+
+/// The same call on the host, which runs the reference.
+fn on_host<T: Float>(p: &Problem, options: &Attention) -> (Vec<f64>, Vec<f64>) {
+    let upload = |dims: &[usize], x: &[f64]| {
+        let x: Vec<T> = x.iter().map(|x| T::from_f64(*x)).collect();
+        Tensor::from_slice(&Device::cpu(), dims, &x).unwrap()
+    };
+    let q = upload(&[p.batch, p.heads, p.queries, p.head], &p.q);
+    let k = upload(&[p.batch, p.key_heads, p.keys, p.head], &p.k);
+    let v = upload(&[p.batch, p.key_heads, p.keys, p.value], &p.v);
+    let output = forward(&q, &k, &v, options).unwrap();
+    let out = output.out.to_vec().unwrap().into_iter().map(|x| x.to_f64()).collect();
+    (out, output.lse.to_vec().unwrap().into_iter().map(f64::from).collect())
+}
+
+/// The reference agrees with the naive computation here, so neither is wrong in the same way as the kernels.
+#[test]
+fn the_host_gives_the_same_up_to_rounding() {
+    for (queries, keys) in PAIRS {
+        let p = problem::<f32>(8, [2, 2, 1, queries, keys, 40, 24], 1.0);
+        let options = Attention { mask: CAUSAL, softcap: Some(5.0), ..Attention::default() };
+        let ((out, lse), (host, of_host)) = (run::<f32>(&p, &options), on_host::<f32>(&p, &options));
+        assert!(largest_error(&out, &host) < 4e-6, "{queries} {keys}: {}", largest_error(&out, &host));
+        assert!(largest_error(&lse, &of_host) < 1e-5, "{queries} {keys}");
+    }
+}
+
+/// Nothing depends on the order in which warps run.
+#[test]
+fn every_schedule_gives_the_same_bits() {
+    let Some(soft) = soft() else { return };
+    let p = problem::<f16>(9, [1, 2, 1, 150, 200, 64, 64], 1.0);
+    let many = problem::<bf16>(9, [1, 1, 1, 2, 1500, 128, 128], 1.0);
+    let options = Attention { mask: CAUSAL, ..Attention::default() };
+    let general = Attention { softcap: Some(3.0), ..options };
+    let all = || [run::<f16>(&p, &options), run::<f16>(&p, &general), run::<bf16>(&many, &options)];
+    soft.seed(0);
+    let first = all();
+    for seed in 1..=20 {
+        soft.seed(seed);
+        assert!(all() == first, "schedule {seed}");
+    }
+    soft.seed(0);
 }
 
 fn results<T: Float>(q: &View<T>, k: &View<T>, v: &View<T>, options: &Attention) -> (Vec<f64>, Vec<f64>) {
@@ -104,8 +149,11 @@ fn everything(_: usize, _: usize, _: usize, _: usize) -> bool {
     true
 }
 
-fn banded(first: i64, last: i64) -> AttentionMask<'static> {
-    AttentionMask { bottom_right: Band { first, last }, ..AttentionMask::default() }
+const CAUSAL: AttentionMask =
+    AttentionMask { bands: &[Band::causal(Align::BottomRight)], key_lengths: None, segments: None, visible: None };
+
+fn banded(bands: &[Band]) -> AttentionMask<'_> {
+    AttentionMask { bands, ..AttentionMask::default() }
 }
 
 const PAIRS: [(usize, usize); 8] = [(1, 1), (1, 203), (3, 65), (65, 3), (128, 64), (129, 127), (113, 257), (257, 70)];
@@ -115,9 +163,12 @@ fn of_type<T: Float>() {
         let p = problem::<T>(1, [1, 2, 1, queries, keys, 64, 64], 1.0);
         compare::<T>(&p, &Attention::default(), &everything);
         let diagonal = keys as i64 - queries as i64;
-        let causal = Attention { mask: banded(i64::MIN, 0), ..Attention::default() };
+        let causal = Attention { mask: CAUSAL, ..Attention::default() };
         compare::<T>(&p, &causal, &|_, _, i, j| j as i64 <= i as i64 + diagonal);
-        let window = Attention { mask: banded(-20, 7), ..Attention::default() };
+        let window = Attention {
+            mask: banded(&[Band { left: Some(20), right: Some(7), align: Align::BottomRight }]),
+            ..Attention::default()
+        };
         compare::<T>(&p, &window, &|_, _, i, j| (-20..=7).contains(&(j as i64 - i as i64 - diagonal)));
     }
     for spread in [0.0, 1e-3, 30.0, 1000.0] {
@@ -163,7 +214,7 @@ fn head_sizes<T: Float>() {
         for (queries, keys) in [(130, 70), (17, 140)] {
             let p = problem::<T>(3, [1, 2, 2, queries, keys, head, value], 1.0);
             let diagonal = keys as i64 - queries as i64;
-            let causal = Attention { mask: banded(i64::MIN, 0), ..Attention::default() };
+            let causal = Attention { mask: CAUSAL, ..Attention::default() };
             compare::<T>(&p, &causal, &|_, _, i, j| j as i64 <= i as i64 + diagonal);
         }
     }

@@ -3,8 +3,9 @@
 use crate::common::device::assert_no_findings;
 use crate::common::gpu::device;
 use crate::naive::Problem;
-use crate::{banded, problem, run};
+use crate::{CAUSAL, banded, problem, run};
 use sumexp::attention::{Attention, AttentionMask, forward_packed};
+use sumexp::mask::{Align, Band};
 use sumexp::{Float, Tensor, bf16, f16};
 
 fn offsets(lengths: &[usize]) -> Vec<i32> {
@@ -60,12 +61,12 @@ fn packed<T: Float>(of_q: &[usize], of_k: &[usize], mask: AttentionMask) {
 
 #[test]
 fn sequences_are_as_if_alone() {
-    let causal = banded(i64::MIN, 0);
+    let causal = CAUSAL;
     packed::<f16>(&[76, 34, 146], &[1, 1, 1], causal);
     packed::<bf16>(&[0, 256, 0, 3, 130], &[5, 70, 0, 200, 0], causal);
     packed::<f32>(&[10, 70], &[40, 70], AttentionMask::default());
     let many: Vec<usize> = (0..70).map(|i| i * 7 % 5).collect();
-    packed::<f16>(&many, &many, banded(-2, 0));
+    packed::<f16>(&many, &many, banded(&[Band { left: Some(2), right: Some(0), align: Align::BottomRight }]));
 }
 
 /// Whatever the offsets say, nothing outside of the data is touched.

@@ -3,8 +3,9 @@
 use crate::common::device::soft;
 use crate::common::gpu::device;
 use crate::naive::Problem;
-use crate::{banded, compare, everything, problem, run};
+use crate::{CAUSAL, banded, compare, everything, problem, run};
 use sumexp::attention::{Attention, AttentionMask};
+use sumexp::mask::{Align, Band};
 use sumexp::{Float, Tensor, bf16, f16, keep};
 
 fn split<T: Float>() {
@@ -13,11 +14,12 @@ fn split<T: Float>() {
         let keys = 2500;
         let p = problem::<T>(31, [2, heads, key_heads, queries, keys, head, head], 1.0);
         compare::<T>(&p, &Attention::default(), &everything);
-        let causal = Attention { mask: banded(i64::MIN, 0), ..Attention::default() };
+        let causal = Attention { mask: CAUSAL, ..Attention::default() };
         let diagonal = keys as i64 - queries as i64;
         compare::<T>(&p, &causal, &|_, _, i, j| j as i64 <= i as i64 + diagonal);
-        let window = Attention { mask: banded(-1200, -100), ..Attention::default() };
-        compare::<T>(&p, &window, &|_, _, i, j| (-1200..=-100).contains(&(j as i64 - i as i64 - diagonal)));
+        let band = [Band { left: Some(1200), right: Some(0), align: Align::BottomRight }];
+        let window = Attention { mask: banded(&band), ..Attention::default() };
+        compare::<T>(&p, &window, &|_, _, i, j| (-1200..=0).contains(&(j as i64 - i as i64 - diagonal)));
         let lengths = Tensor::from_slice(&device, &[2], &[1500, 0]).unwrap();
         let mask = AttentionMask { key_lengths: Some(lengths.view()), ..AttentionMask::default() };
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|b, _, _, j| b == 0 && j < 1500);

@@ -1,34 +1,20 @@
 //! Attention: softmax(scale * q k^T + bias) v, without a matrix of scores in memory.
 
+mod host;
+
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{self as kernel, Forward, Masking, Results};
+use crate::mask::Band;
 use crate::shape::Shape;
 use crate::tensor::{BoolTensor, Lse, Tensor, View};
-
-/// The keys around a diagonal that a query sees: query i sees keys i + `first` to i + `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Band {
-    /// Distance of the first visible key; `i64::MIN` for no limit.
-    pub first: i64,
-    /// Distance of the last visible key; `i64::MAX` for no limit.
-    pub last: i64,
-}
-
-impl Default for Band {
-    fn default() -> Self {
-        Self { first: i64::MIN, last: i64::MAX }
-    }
-}
 
 /// Which keys take part: those that every part shows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionMask<'a> {
-    /// Relative to the diagonal from the first query and the first key on.
-    pub top_left: Band,
-    /// Relative to the diagonal that ends at the last query and the last key.
-    pub bottom_right: Band,
+    /// Causal masks and windows.
+    pub bands: &'a [Band],
     /// `[B]`: keys from this number on are hidden.
     pub key_lengths: Option<View<'a, i32>>,
     /// `[B, Sq]` and `[B, Sk]`: queries see keys of their own segment.
@@ -73,6 +59,14 @@ pub struct AttentionOutput<T: Element> {
     pub lse: Lse,
 }
 
+/// Runs a checked call where its operands are.
+fn run<T: Float>(call: &Forward<T>, results: Results<T>) -> Result<()> {
+    match call.q.on_host() {
+        Some(_) => host::run(call, results),
+        None => kernel::forward(OP, call, results),
+    }
+}
+
 const OP: &str = "attention";
 /// Longest sequence.
 const MAX_LENGTH: usize = 1 << 30;
@@ -94,7 +88,7 @@ pub fn forward<'a, T: Float>(
     let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s])?)?;
     if b * h * s > 0 {
         let dims = [Some(0), Some(1), Some(2)];
-        kernel::forward(OP, &call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
+        run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
     }
     Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
 }
@@ -145,7 +139,7 @@ pub fn forward_packed<'a, T: Float>(
     let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h])?)?;
     if t * h > 0 {
         let dims = [None, Some(1), Some(0)];
-        kernel::forward(OP, &call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
+        run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
     }
     Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
 }
@@ -214,8 +208,7 @@ fn check<'a, T: Float>(
         view.expand(&[entries, own.unwrap_or(length)])
     };
     let masking = Masking {
-        top_left: kernel::Band { first: mask.top_left.first, last: mask.top_left.last },
-        bottom_right: kernel::Band { first: mask.bottom_right.first, last: mask.bottom_right.last },
+        bands: mask.bands,
         key_lengths: mask.key_lengths.map(|lengths| lengths.expand(&[entries])).transpose()?,
         segments: match mask.segments {
             None => None,
