@@ -5,7 +5,7 @@ use super::params::{
     AttentionMask, AttentionMatrix, AttentionPairs, AttentionPositions, AttentionSizes, AttentionState,
 };
 use super::{KernelId, LaunchShape, launch};
-use crate::dtype::{DType, Element, Float};
+use crate::dtype::{DType, Element, Float, bf16, f16};
 use crate::error::Result;
 use crate::mask::{Align, Band, Polarity};
 use crate::plan::attention as plan;
@@ -46,8 +46,8 @@ pub(crate) struct Masking<'a> {
 #[derive(Clone, Copy)]
 pub(crate) enum Bias<'a> {
     F32(View<'a, f32>),
-    F16(View<'a, crate::f16>),
-    BF16(View<'a, crate::bf16>),
+    F16(View<'a, f16>),
+    BF16(View<'a, bf16>),
 }
 
 /// A checked forward call: with packed sequences B counts them in masks, bias and slopes, and Sq and Sk are any lengths there. Else: q `[B, Hq, Sq, D]`, k `[B, Hkv, Sk, D]`, v `[B, Hkv, Sk, Dv]` with neighbouring elements of rows, at least one

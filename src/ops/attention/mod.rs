@@ -3,7 +3,7 @@
 mod host;
 
 use crate::device::Device;
-use crate::dtype::{Element, Float};
+use crate::dtype::{Element, Float, bf16, f16};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{self as kernel, Forward, Masking, Results};
 use crate::mask::Band;
@@ -29,9 +29,9 @@ pub enum Bias<'a> {
     /// In f32.
     F32(View<'a, f32>),
     /// In f16.
-    F16(View<'a, crate::f16>),
+    F16(View<'a, f16>),
     /// In bf16.
-    BF16(View<'a, crate::bf16>),
+    BF16(View<'a, bf16>),
 }
 
 /// Options of attention.
