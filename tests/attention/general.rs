@@ -5,9 +5,9 @@ use crate::common::gpu::device;
 use crate::common::random::Random;
 use crate::naive::{Problem, rounded};
 use crate::{CAUSAL, banded, compare, compare_biased, everything, problem, results, run};
-use sumexp::attention::{Attention, AttentionMask, Bias, forward};
+use sumexp::attention::{Attention, AttentionMask, Bias, forward, forward_into};
 use sumexp::mask::{Align, Band};
-use sumexp::{Dim, Float, Tensor, bf16, f16, hide, keep};
+use sumexp::{Dim, Error, Float, Tensor, bf16, f16, hide, keep};
 
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
@@ -221,9 +221,9 @@ fn layouts<T: Float>() {
     for (row, offset) in [(3 * d, 0), (3 * d + 8, 8), (3 * d + 1, 0), (3 * d + 1, 3)] {
         let mut packed = vec![T::from_f64(f64::NAN); b * s * h * row + offset];
         for (part, x) in [&p.q, &p.k, &p.v].into_iter().enumerate() {
-            for i in 0..b * h * s * d {
+            for (i, x) in x.iter().enumerate() {
                 let (bi, hi, si, di) = (i / (h * s * d), i / (s * d) % h, i / d % s, i % d);
-                packed[offset + ((bi * s + si) * h + hi) * row + part * d + di] = T::from_f64(x[i]);
+                packed[offset + ((bi * s + si) * h + hi) * row + part * d + di] = T::from_f64(*x);
             }
         }
         let tensor = Tensor::from_slice(&device, &[packed.len()], &packed).unwrap();
@@ -303,4 +303,39 @@ fn special_scores() {
         assert_eq!(lse[i].is_nan(), [3, 17].contains(&i));
     }
     assert_eq!(rounded::<bf16>(1.0), 1.0);
+}
+
+/// Rows whose elements are not neighbours, sizes of 0 and shapes that do not go together are refused; results may be the caller's.
+#[test]
+fn arguments_are_checked() {
+    for device in [sumexp::Device::cpu(), device()] {
+        let zeros = |dims: &[usize]| Tensor::<f16>::zeros(&device, dims).unwrap();
+        let (q, k) = (zeros(&[1, 4, 5, 8]), zeros(&[1, 2, 6, 8]));
+        let options = Attention::default();
+        let across = zeros(&[1, 4, 8, 5]);
+        let view = across.view().permute(&[0, 1, 3, 2]).unwrap();
+        assert!(matches!(forward(view, &k, &k, &options), Err(Error::NotContiguous { output: "q", .. })));
+        for (other, v) in [([1, 3, 6, 8], [1, 3, 6, 8]), ([2, 2, 6, 8], [2, 2, 6, 8]), ([1, 2, 6, 9], [1, 2, 6, 8])] {
+            assert!(
+                matches!(forward(&q, &zeros(&other), &zeros(&v), &options), Err(Error::Shapes { .. })),
+                "{other:?}"
+            );
+        }
+        let wide = zeros(&[1, 2, 6, 257]);
+        assert!(matches!(forward(&q, &k, &wide, &options), Err(Error::TooMany { value: 257, max: 256, .. })));
+        assert!(matches!(forward(&q, &k, &zeros(&[1, 2, 6, 0]), &options), Err(Error::Option { .. })));
+        for scale in [f32::NAN, f32::INFINITY] {
+            let bad = Attention { scale: Some(scale), ..options };
+            assert!(matches!(forward(&q, &k, &k, &bad), Err(Error::Option { option: "scale", .. })));
+            let bad = Attention { softcap: Some(-scale.abs()), ..options };
+            assert!(matches!(forward(&q, &k, &k, &bad), Err(Error::Option { option: "softcap", .. })));
+        }
+        let mut out = zeros(&[1, 4, 5, 8]);
+        forward_into(&q, &k, &k, &options, &mut out, None).unwrap();
+        assert!(out.to_vec().unwrap().iter().all(|x| x.to_f32() == 0.0));
+        assert!(matches!(
+            forward_into(&q, &k, &k, &options, &mut zeros(&[1, 4, 5, 9]), None),
+            Err(Error::Shapes { .. })
+        ));
+    }
 }

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::kernels::attention::{self as kernel, Forward, Masking, Results};
 use crate::mask::Band;
 use crate::shape::Shape;
-use crate::tensor::{BoolTensor, Lse, Tensor, View};
+use crate::tensor::{BoolTensor, Lse, Tensor, View, ViewMut};
+use std::ops::Range;
 
 /// Which keys take part: those that every part shows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +62,9 @@ pub struct AttentionOutput<T: Element> {
 
 /// Runs a checked call where its operands are.
 fn run<T: Float>(call: &Forward<T>, results: Results<T>) -> Result<()> {
+    if results.out.shape().is_empty() {
+        return Ok(());
+    }
     match call.q.on_host() {
         Some(_) => host::run(call, results),
         None => kernel::forward(OP, call, results),
@@ -83,14 +87,64 @@ pub fn forward<'a, T: Float>(
 ) -> Result<AttentionOutput<T>> {
     let (q, k, v) = (q.into(), k.into(), v.into());
     let call = check(q, k, v, options, None)?;
-    let [b, h, s, d] = [q.dims()[0], q.dims()[1], q.dims()[2], v.dims()[3]];
-    let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s, d])?)?;
-    let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[b, h, s])?)?;
-    if b * h * s > 0 {
-        let dims = [Some(0), Some(1), Some(2)];
-        run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
-    }
+    let (out, lse) = result_shapes(&call)?;
+    let mut out = Tensor::unfilled(OP, q.device(), out)?;
+    let mut lse = Tensor::unfilled(OP, q.device(), lse)?;
+    run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims: DENSE })?;
     Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
+}
+
+/// [`forward`] into memory of the caller; the lse only if it is wanted.
+///
+/// # Errors
+/// As [`forward`]; also [`Error::NotContiguous`], [`Error::Overlap`] and [`Error::Shared`] for the results.
+pub fn forward_into<'a, 'o, T: Float>(
+    q: impl Into<View<'a, T>>,
+    k: impl Into<View<'a, T>>,
+    v: impl Into<View<'a, T>>,
+    options: &Attention<'a>,
+    out: impl Into<ViewMut<'o, T>>,
+    lse: Option<ViewMut<'o, f32>>,
+) -> Result<()> {
+    let (q, k, v, out) = (q.into(), k.into(), v.into(), out.into());
+    let call = check(q, k, v, options, None)?;
+    let (of_out, of_lse) = result_shapes(&call)?;
+    let inputs = inputs(&call);
+    out.check_output(OP, "out", ("the queries and values", &of_out), &inputs)?;
+    let mut outputs = vec![("out", out.device())];
+    if let Some(lse) = &lse {
+        let with_out: Vec<_> = inputs.into_iter().chain([("out", out.as_view().addresses())]).collect();
+        lse.check_output(OP, "lse", ("the queries", &of_lse), &with_out)?;
+        outputs.push(("lse", lse.device()));
+    }
+    Device::same(OP, ("q", q.device()), &outputs)?;
+    run(&call, Results { out, lse, dims: DENSE })
+}
+
+/// The dims of results `[B, Hq, Sq, ..]`.
+const DENSE: [Option<usize>; 3] = [Some(0), Some(1), Some(2)];
+
+/// Shapes of out and lse.
+fn result_shapes<T: Float>(call: &Forward<T>) -> Result<(Shape, Shape)> {
+    let (q, v) = (call.q.dims(), call.v.dims());
+    Ok((Shape::new(OP, &[q[0], q[1], q[2], v[3]])?, Shape::new(OP, &q[..3])?))
+}
+
+/// What results must not overlap.
+fn inputs<T: Float>(call: &Forward<T>) -> Vec<(&'static str, Range<u64>)> {
+    let mut all = vec![("q", call.q.addresses()), ("k", call.k.addresses()), ("v", call.v.addresses())];
+    let masking = &call.masking;
+    all.extend(masking.key_lengths.as_ref().map(|lengths| ("the key lengths", lengths.addresses())));
+    all.extend(masking.segments.as_ref().map(|(of_q, _)| ("the segments of q", of_q.addresses())));
+    all.extend(masking.segments.as_ref().map(|(_, of_k)| ("the segments of k", of_k.addresses())));
+    all.extend(masking.visible.as_ref().map(|(bytes, _)| ("the mask", bytes.addresses())));
+    all.extend(call.slopes.as_ref().map(|(slopes, _)| ("the slopes", slopes.addresses())));
+    all.extend(call.bias.as_ref().map(|bias| match bias {
+        kernel::Bias::F32(bias) => ("the bias", bias.addresses()),
+        kernel::Bias::F16(bias) => ("the bias", bias.addresses()),
+        kernel::Bias::BF16(bias) => ("the bias", bias.addresses()),
+    }));
+    all
 }
 
 /// Attention of sequences of different lengths one behind the other: q `[Tq, Hq, D]` to k `[Tk, Hkv, D]` and v `[Tk, Hkv, Dv]`. Sequence i
@@ -137,10 +191,8 @@ pub fn forward_packed<'a, T: Float>(
     let [h, t, d] = [q.dims()[1], q.dims()[2], v.dims()[3]];
     let mut out = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h, d])?)?;
     let mut lse = Tensor::unfilled(OP, q.device(), Shape::new(OP, &[t, h])?)?;
-    if t * h > 0 {
-        let dims = [None, Some(1), Some(0)];
-        run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
-    }
+    let dims = [None, Some(1), Some(0)];
+    run(&call, Results { out: out.view_mut(), lse: Some(lse.view_mut()), dims })?;
     Ok(AttentionOutput { out, lse: Lse::from_tensor(lse) })
 }
 
@@ -179,6 +231,17 @@ fn check<'a, T: Float>(
     ] {
         if value > max {
             return Err(Error::TooMany { op: OP, option, value: value as u64, max: max as u64 });
+        }
+    }
+    for (name, view) in [("q", &q), ("k", &k), ("v", &v)] {
+        let (size, stride) = (view.dims()[3], view.layout().strides()[3]);
+        if size == 0 {
+            return Err(Error::Option { op: OP, option: "the head size", value: 0.0, wanted: "at least 1" });
+        }
+        // Rows are read whole, so their elements must be neighbours.
+        if size > 1 && stride != 1 && !view.shape().is_empty() {
+            let (shape, strides) = (view.dims().to_vec(), view.layout().strides().to_vec());
+            return Err(Error::NotContiguous { op: OP, output: name, shape, strides });
         }
     }
     Device::same(OP, ("q", q.device()), &[("k", k.device()), ("v", v.device())])?;
