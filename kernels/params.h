@@ -4,6 +4,7 @@
 #ifndef SUMEXP_PARAMS_H
 #define SUMEXP_PARAMS_H
 
+#include "params/attention.h"
 #include "params/common.h"
 #include "params/inference.h"
 #include "params/inference_sample.h"

@@ -59,6 +59,7 @@ pub use device::{Device, Graph};
 pub use dtype::{DType, Element, Float, bf16, f16};
 pub use error::{DeviceName, Error, Result};
 pub use mask::Polarity;
+pub use ops::attention;
 pub use ops::inference::{
     CalibrationBin, CalibrationError, CalibrationOptions, Confidence, ConfidenceInto, ConfidenceOptions,
     FitTemperature, GumbelInto, GumbelOptions, GumbelSoftmax, Random, SampleInto, SampleOptions, Samples, TopK,

@@ -218,6 +218,14 @@ fn every_other_text() {
             Error::NoMinimum { op: "fit_temperature", reason: "no row counts" },
             "fit_temperature: the loss has no minimum: no row counts",
         ),
+        (
+            Error::Offsets {
+                op: "attention",
+                operand: "the offsets of q",
+                reason: "they end at 9, there are 8 rows".into(),
+            },
+            "attention: the offsets of q: they end at 9, there are 8 rows",
+        ),
         (Error::TooMany { op: "top_k", option: "k", value: 9, max: 8 }, "top_k: k is 9, at most 8 is possible"),
         (
             Error::Target { op: "cross_entropy", row: 7, value: -4, classes: 19 },

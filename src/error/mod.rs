@@ -311,6 +311,17 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// Offsets that do not say where packed sequences start and end.
+    #[error("{op}: {operand}: {reason}")]
+    Offsets {
+        /// The operation that refused.
+        op: &'static str,
+        /// Name of the offsets.
+        operand: &'static str,
+        /// What is wrong with them.
+        reason: String,
+    },
+
     /// A target that is no class and is not the ignored index.
     #[error("{op}: target {value} in row {row} is not a class: there are {classes} classes")]
     Target {

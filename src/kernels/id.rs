@@ -8,6 +8,20 @@ use crate::plan::{Piece, inference, loss, sample, softmax};
 /// A test compares [`KernelId::all`] with the compiled images: every name exists there, and nothing there is without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KernelId {
+    /// Attention: weighted rows of v, and the lse.
+    AttentionForward {
+        /// Of q, k, v and out.
+        dtype: DType,
+        /// Largest head size.
+        head: u32,
+        /// Whether masks and scores may be of any kind.
+        general: bool,
+    },
+    /// Attention over keys that were split between blocks: the results of what each split left.
+    AttentionMerge {
+        /// Of out.
+        dtype: DType,
+    },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
         /// Of the logits.
@@ -188,6 +202,10 @@ impl KernelId {
             SoftmaxForm::Results => "results".to_owned(),
         };
         match self {
+            Self::AttentionForward { dtype, head, general } => {
+                format!("attention_forward_{dtype}_{head}{}", if general { "_general" } else { "" })
+            }
+            Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
             Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
@@ -226,6 +244,10 @@ impl KernelId {
     /// The kernel file that defines it, without its extension.
     pub fn image(self) -> &'static str {
         match self {
+            Self::AttentionForward { dtype: DType::F16, .. } => "attention_forward_f16",
+            Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
+            Self::AttentionForward { .. } => "attention_forward_f32",
+            Self::AttentionMerge { .. } => "attention_merge",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
                 (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",
@@ -279,6 +301,7 @@ impl KernelId {
             let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
+        let attention = FLOATS.into_iter().flat_map(super::attention::kernels);
         let inferences = FLOATS.into_iter().flat_map(|dtype| {
             let rows = inference::ROWS
                 .into_iter()
@@ -291,7 +314,7 @@ impl KernelId {
             let gumbel = sample::gumbel_pieces(dtype).map(|piece| Self::GumbelSoftmax { dtype, lanes: piece.lanes });
             samples.into_iter().chain(gumbel)
         });
-        softmaxes.chain(losses).chain(of_elements).chain(inferences).chain(draws).chain([
+        attention.chain(softmaxes).chain(losses).chain(of_elements).chain(inferences).chain(draws).chain([
             Self::LossCollect,
             Self::LossFinish,
             Self::NllZeros,

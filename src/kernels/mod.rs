@@ -3,6 +3,7 @@
 //! Each operation has one file here. It picks a [`KernelId`], fills the parameter block (a struct that `kernels/params.h`
 //! defines once for both languages) with every field named, and calls the one launch function.
 
+pub(crate) mod attention;
 mod id;
 pub(crate) mod inference;
 mod launch;

@@ -3,6 +3,7 @@
 //! After the check nobody looks at shapes again. An error about an argument comes before anything is allocated, launched or
 //! written. On a GPU the call returns when the work is in the queue; the host waits only where it copies a result.
 
+pub mod attention;
 mod check;
 mod common;
 pub mod inference;

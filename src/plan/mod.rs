@@ -1,5 +1,6 @@
 //! Launch plans: pure functions from a shape and the capabilities of a GPU to how a kernel is launched.
 
+pub mod attention;
 pub mod elementwise;
 pub mod inference;
 pub mod loss;

@@ -38,6 +38,7 @@ fn code(error: &Error) -> sumexp_status {
         | Error::Range { .. }
         | Error::Permutation { .. }
         | Error::Reshape { .. }
+        | Error::Offsets { .. }
         | Error::NoClasses { .. } => SUMEXP_SHAPE,
         Error::Dim { .. } => SUMEXP_DIM,
         Error::ReshapeStrides { .. }

@@ -1,0 +1,409 @@
+// out = softmax(score(q k^T)) v, and lse = ln(sum(exp(score))), without a matrix of scores in memory.
+//
+// A block takes a tile of queries of one head and walks over the tiles of keys that any of them sees; a warp has 16 or 32 of
+// the queries and all keys of a tile. Key and value tiles arrive by cp.async in two pairs of buffers, so that one pair is filled
+// while the other is multiplied. Each is read once per query tile; tiles that no query sees are not read.
+//
+// Key tiles start at multiples of kKeys from the first key of the sequence, so that the sums of a query do not depend on which
+// queries share its tile. Tiles that all queries see whole run without a look at the mask.
+//
+// Queries are numbered by their position in the sequence; rows of a tile behind the last query are 0 and nobody stores them.
+#pragma once
+
+#include "attention/mask.cuh"
+#include "attention/softmax.cuh"
+
+/// Where the rows of a head start.
+template <class T>
+DEVICE Rows rows_of(const AttentionMatrix& matrix, const Sequence& sequence, uint32_t head, uint32_t first_row, uint32_t length, uint32_t vectors) {
+  const uint64_t offset = sequence.batch * matrix.batch + head * matrix.head + first_row * matrix.row;
+  return {static_cast<const char*>(matrix.data) + offset * T::kBytes, matrix.row * T::kBytes, length * T::kBytes, vectors != 0};
+}
+
+/// A block's work: one query tile.
+struct Work {
+  Sequence sequence;
+  int32_t first_query;
+  /// Number of the split, and the keys that belong to it.
+  uint32_t split;
+  Interval keys;
+};
+
+/// Work items: the query tiles of every head, those of a head side by side, so that they share keys in the cache.
+DEVICE uint64_t work_items(const AttentionForwardParams& p) {
+  const uint64_t heads = p.query_offsets == nullptr ? uint64_t{p.sizes.batch} * p.sizes.heads : p.sizes.heads;
+  return heads * p.sizes.query_tiles * p.splits;
+}
+
+/// Which sequence of packed ones query tile `tile` belongs to: sets its number, its rows, and which tile of it that is. False if there
+/// are fewer tiles. Offsets out of order or out of bounds are cut off. All 32 lanes must call; all get the same.
+DEVICE bool find_sequence(const AttentionForwardParams& p, int32_t tile_queries, uint32_t tile, Sequence& sequence, uint32_t& tile_in_sequence) {
+  const uint32_t lane = threadIdx.x % 32;
+  for (uint32_t first = 0; first < p.sizes.batch; first += 32) {
+    const uint32_t number = min(first + lane, p.sizes.batch - 1);
+    const int32_t begin = clamped(__ldg(p.query_offsets + number), 0, p.sizes.queries);
+    const int32_t end = clamped(__ldg(p.query_offsets + number + 1), begin, p.sizes.queries);
+    const uint32_t tiles = first + lane < p.sizes.batch ? (end - begin + tile_queries - 1) / tile_queries : 0;
+    uint32_t up_to_here = tiles;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint32_t before = __shfl_up_sync(0xffffffffu, up_to_here, distance);
+      if (lane >= distance) up_to_here += before;
+    }
+    const uint32_t holders = __ballot_sync(0xffffffffu, tile < up_to_here);
+    if (holders != 0) {
+      const int holder = __ffs(holders) - 1;
+      sequence.batch = first + holder;
+      sequence.first_query = __shfl_sync(0xffffffffu, begin, holder);
+      sequence.queries = __shfl_sync(0xffffffffu, end - begin, holder);
+      tile_in_sequence = tile - __shfl_sync(0xffffffffu, up_to_here - tiles, holder);
+      const int32_t first_key = clamped(__ldg(p.key_offsets + sequence.batch), 0, p.sizes.keys);
+      sequence.first_key = first_key;
+      sequence.keys = clamped(__ldg(p.key_offsets + sequence.batch + 1), first_key, p.sizes.keys) - first_key;
+      return true;
+    }
+    tile -= __shfl_sync(0xffffffffu, up_to_here, 31);
+  }
+  return false;
+}
+
+/// Sets work item `item`; false if there is nothing to do. Later tiles of a head come first: where later queries see more keys, the
+/// long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
+DEVICE bool find_work(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries, Work& work) {
+  Sequence& sequence = work.sequence;
+  work.split = p.splits == 1 ? 0 : static_cast<uint32_t>(item % p.splits);
+  work.keys = {0, static_cast<int32_t>(p.sizes.keys)};
+  if (p.splits > 1) {
+    item /= p.splits;
+    work.keys.first = p.split_from + work.split * ATTENTION_SPLIT_KEYS;
+    work.keys.end = work.keys.first + ATTENTION_SPLIT_KEYS;
+  }
+  const uint64_t of_head = item / p.sizes.query_tiles;
+  uint32_t tile = p.sizes.query_tiles - 1 - static_cast<uint32_t>(item % p.sizes.query_tiles);
+  sequence.head = static_cast<uint32_t>(of_head % p.sizes.heads);
+  if (p.query_offsets == nullptr) {
+    sequence.batch = static_cast<uint32_t>(of_head / p.sizes.heads);
+    sequence.queries = p.sizes.queries;
+    sequence.keys = p.sizes.keys;
+    sequence.first_query = sequence.first_key = 0;
+  } else if (!find_sequence(p, tile_queries, tile, sequence, tile)) {
+    return false;
+  }
+  work.first_query = tile * tile_queries;
+  sequence.key_end = sequence.keys;
+  if (p.mask.key_lengths != nullptr) {
+    sequence.key_end = clamped(__ldg(p.mask.key_lengths + sequence.batch * p.mask.key_lengths_stride), 0, sequence.keys);
+  }
+  return true;
+}
+
+template <class S, bool kGeneral>
+class Forward {
+  using T = typename S::T;
+  using Scores = float[S::kRowTiles][S::kKeys / 8][4];
+  using Output = float[S::kRowTiles][S::kHead / 8][4];
+
+ public:
+  DEVICE Forward(const AttentionForwardParams& p, const Work& work, uint32_t shared)
+      : p(p), work(work), sequence(work.sequence), first_query(work.first_query), q_tile(shared), bands(p.mask, work.sequence) {}
+
+  /// All threads of the block must call. Contains a barrier per key tile, and one in front of what it writes to shared memory.
+  DEVICE void run() {
+    const uint32_t key_head = sequence.head / (p.sizes.heads / p.sizes.key_heads);
+    const Rows q = rows_of<T>(p.q, sequence, sequence.head, sequence.first_query, p.sizes.head_size, p.q_vectors);
+    const Rows k = rows_of<T>(p.k, sequence, key_head, sequence.first_key, p.sizes.head_size, p.k_vectors);
+    const Rows v = rows_of<T>(p.v, sequence, key_head, sequence.first_key, p.sizes.value_size, p.v_vectors);
+
+    // The first query sees the first of all keys, the last one the last.
+    const int32_t last_query = min(first_query + S::kQueries, sequence.queries) - 1;
+    const Interval early = bands.of(first_query), late = bands.of(last_query);
+    const int32_t begin = max(early.first / S::kKeys * S::kKeys, work.keys.first), end = min(late.end, work.keys.end);
+    // Warps without queries only help to load.
+    const bool idle = first_query + tile_row(0) - static_cast<int32_t>(threadIdx.x % 32 / 4) >= sequence.queries;
+
+    // Work before this one has read its tiles.
+    __syncthreads();
+    const auto load_keys = [&](int32_t key, uint32_t buffer) {
+      load_tile<T, typename S::KeyTile, S::kKeys, S::kThreads>(k_tile(buffer), k, key, sequence.key_end);
+      load_tile<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer), v, key, sequence.key_end);
+    };
+    if (begin < end) {
+      load_tile<T, typename S::QueryTile, S::kQueries, S::kThreads>(q_tile, q, first_query, sequence.queries);
+      load_keys(begin, 0);
+    }
+    copies_commit();
+
+    Output output = {};
+    RunningSoftmax<S> softmax;
+    uint32_t buffer = 0;
+    for (int32_t key = begin; key < end; key += S::kKeys, buffer ^= 1) {
+      const bool mixed = kGeneral || key < late.first || key + S::kKeys > early.end;
+      copies_wait<0>();
+      // Behind this barrier the tile is complete, and everybody is done with the other buffer.
+      bool special = false;
+      // Halves of f32 elements turn infinities into NaN, so there they are special everywhere.
+      if (mixed || T::kBytes == 4) {
+        special = __syncthreads_or(own_not_finite<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer)));
+      } else {
+        __syncthreads();
+      }
+      if (key + S::kKeys < end) load_keys(key + S::kKeys, buffer ^ 1);
+      copies_commit();
+
+      // A special tile has further barriers.
+      if (idle && !special) continue;
+      Scores scores;
+      multiply_keys<S>(scores, q_tile, k_tile(buffer));
+      if (mixed) {
+        if constexpr (kGeneral) {
+          const Pairs pairs(p, sequence);
+          if (p.scores_change != 0) change_scores(scores, key, pairs);
+          hide_by_bands(scores, key);
+          if (pairs.masked()) hide_by_pairs(scores, key, pairs);
+        } else {
+          hide_by_bands(scores, key);
+        }
+        softmax.template add<true>(scores, output, p.log2_factor);
+      } else {
+        softmax.template add<false>(scores, output, p.log2_factor);
+      }
+      const Weights<S> weights(scores);
+      if (special) {
+        add_special(output, weights, v_tile(buffer));
+        __syncthreads();
+        clear_own_special<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer));
+        __syncthreads();
+      }
+      multiply_values<S>(output, weights, v_tile(buffer));
+    }
+    if (idle) return;
+    if (p.splits > 1) {
+      finish_split(output, softmax, begin < end);
+    } else {
+      finish(output, softmax);
+    }
+  }
+
+ private:
+  DEVICE uint32_t k_tile(uint32_t buffer) const {
+    return q_tile + S::QueryTile::kSize + buffer * (S::KeyTile::kSize + S::ValueTile::kSize);
+  }
+  DEVICE uint32_t v_tile(uint32_t buffer) const { return k_tile(buffer) + S::KeyTile::kSize; }
+  /// Row of the query tile that the lane's row `row` is, as RunningSoftmax counts them.
+  static DEVICE int32_t tile_row(int row) {
+    return threadIdx.x / 32 * S::kWarpQueries + row / 2 * 16 + row % 2 * 8 + threadIdx.x % 32 / 4;
+  }
+
+  /// Calls `visit(score, row, query, key)` for every score of the lane in the tile at `key`.
+  template <class Visit>
+  DEVICE void for_each_score(Scores& scores, int32_t key, Visit visit) const {
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const int32_t query = first_query + tile_row(row);
+#pragma unroll
+      for (int column = 0; column < S::kKeys / 4; ++column) {
+        visit(scores[row / 2][column / 2][row % 2 * 2 + column % 2], row, query, key + lane_column(column));
+      }
+    }
+  }
+
+  /// Column of the tile that the lane's column `column` is, of a quarter of them.
+  static DEVICE int32_t lane_column(int column) { return column / 2 * 8 + column % 2 + threadIdx.x % 4 * 2; }
+
+  /// Hides the scores of the tile at `key` that no band shows: they become -inf.
+  DEVICE void hide_by_bands(Scores& scores, int32_t key) const {
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const Interval visible = bands.of(first_query + tile_row(row));
+      // Relative to the lane's first column, so that every other one is a constant.
+      const int32_t first = visible.first - key - lane_column(0), last = visible.end - key - lane_column(0);
+#pragma unroll
+      for (int column = 0; column < S::kKeys / 4; ++column) {
+        const int32_t at = column / 2 * 8 + column % 2;
+        float& score = scores[row / 2][column / 2][row % 2 * 2 + column % 2];
+        score = at >= first && at < last ? score : -INFINITY;
+      }
+    }
+  }
+
+  /// Hides the scores that bytes and segments do not show. Bands have hidden what is not there.
+  DEVICE void hide_by_pairs(Scores& scores, int32_t key, const Pairs& pairs) const {
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const int32_t query = first_query + tile_row(row);
+      uint32_t visible = 0;
+#pragma unroll 2
+      for (int column = 0; column < S::kKeys / 4; ++column) {
+        const int32_t at = key + lane_column(column);
+        if (query < sequence.queries && at < sequence.key_end && pairs.visible(query, at)) visible |= 1u << column;
+      }
+#pragma unroll
+      for (int column = 0; column < S::kKeys / 4; ++column) {
+        float& score = scores[row / 2][column / 2][row % 2 * 2 + column % 2];
+        score = visible >> column & 1 ? score : -INFINITY;
+      }
+    }
+  }
+
+  /// Products become scores: bias, slopes and cap. A bias of -inf hides, whatever it is added to.
+  DEVICE void change_scores(Scores& scores, int32_t key, const Pairs& pairs) const {
+    for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) { score = __fmul_rn(score, p.score_factor); });
+    if (p.bias.data != nullptr) {
+      for_each_score(scores, key, [&](float& score, int, int32_t query, int32_t at) {
+        const float bias = query < sequence.queries && at < sequence.key_end ? pairs.bias(query, at) : -INFINITY;
+        // A cap makes a number of every other -inf.
+        const float sum = __fadd_rn(score, bias), least = p.cap > 0.0f ? -0x1.fffffep127f : -INFINITY;
+        score = bias == -INFINITY ? bias : sum == -INFINITY ? least : sum;
+      });
+    }
+    if (p.slopes != nullptr) {
+      const float slope = pairs.slope();
+      for_each_score(scores, key, [&](float& score, int, int32_t query, int32_t at) {
+        score = score == -INFINITY ? score : __fmaf_rn(-slope, pairs.distance(query, at), score);
+      });
+    }
+    if (p.cap > 0.0f) {
+      for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) {
+        if (score != -INFINITY || p.bias.data == nullptr) score = capped(score, p.cap);
+      });
+    }
+  }
+
+  /// See add_special_values.
+  static DEVICE void add_special(Output& output, const Weights<S>& weights, uint32_t tile) {
+    constexpr int kOutput = sizeof(Output) / 4, kWeights = sizeof(Weights<S>) / 4;
+    float outputs[kOutput];
+    uint32_t words[kWeights];
+#pragma unroll
+    for (int i = 0; i < kOutput; ++i) outputs[i] = (&output[0][0][0])[i];
+#pragma unroll
+    for (int i = 0; i < kWeights; ++i) words[i] = (&weights.words[0][0][0])[i];
+    add_special_values<S>(outputs, words, tile);
+#pragma unroll
+    for (int i = 0; i < kOutput; ++i) (&output[0][0][0])[i] = outputs[i];
+  }
+
+  /// Divides by the sums and stores. The query tile becomes the buffer in which rows are put together: each warp reads and writes
+  /// its own rows of it only, so no barrier is needed but the warp's own.
+  DEVICE void finish(Output& output, const RunningSoftmax<S>& softmax) const {
+    __syncwarp();
+    const uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const float sum = quad_sum(softmax.sum[row]);
+      const bool empty = softmax.max[row] == -INFINITY && sum == 0.0f;
+      const float inverse = empty ? 0.0f : quotient(1.0f, sum);
+      const int32_t query = first_query + tile_row(row);
+      if (lane % 4 == 0 && query < sequence.queries && p.lse != nullptr) {
+        // The sum of a row that is not empty holds the weight of its maximum, 1.
+        const float lse = empty ? -INFINITY : __fmaf_rn(softmax.max[row], p.natural_factor, log1p_accurate(sum - 1.0f));
+        p.lse[sequence.batch * p.lse_batch + sequence.head * p.lse_head + (uint64_t{sequence.first_query} + query) * p.lse_row] = lse;
+      }
+      const int t = row / 2, e = row % 2 * 2;
+#pragma unroll
+      for (int j = 0; j < S::kHead / 8; ++j) {
+        const float low = __fmul_rn(output[t][j][e], inverse), high = __fmul_rn(output[t][j][e + 1], inverse);
+        store_pair(tile_row(row), j, low, high);
+      }
+    }
+    __syncwarp();
+    store_rows();
+  }
+
+  /// Stores the sums as they are, for the merge kernel. A split without a key has nothing but its states.
+  DEVICE void finish_split(const Output& output, const RunningSoftmax<S>& softmax, bool has_keys) const {
+    const uint64_t of_head = (uint64_t{work.split} * p.sizes.batch + sequence.batch) * p.sizes.heads + sequence.head;
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const float sum = quad_sum(softmax.sum[row]);
+      const int32_t query = first_query + tile_row(row);
+      if (query >= sequence.queries) continue;
+      const uint64_t at = of_head * p.sizes.queries + static_cast<uint32_t>(query);
+      if (threadIdx.x % 4 == 0) p.split_states[at] = {softmax.max[row], sum};
+      if (!has_keys) continue;
+      float* to = p.split_outputs + at * p.sizes.value_size;
+#pragma unroll
+      for (int j = 0; j < S::kHead / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint32_t column = 8 * j + threadIdx.x % 4 * 2 + i;
+          if (column < p.sizes.value_size) to[column] = output[row / 2][j][row % 2 * 2 + i];
+        }
+      }
+    }
+  }
+
+  /// Two neighbouring elements of a row of the output into the query tile.
+  DEVICE void store_pair(uint32_t row, uint32_t j, float low, float high) const {
+    const uint32_t column_bytes = (8 * j + threadIdx.x % 4 * 2) * T::kBytes;
+    const uint32_t to = q_tile + S::QueryTile::at(row, column_bytes / 16) + column_bytes % 16;
+    if constexpr (T::kBytes == 2) {
+      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(T::pack(low, high)) : "memory");
+    } else {
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(low), "f"(high) : "memory");
+    }
+  }
+
+  /// The warp's rows from the query tile to memory.
+  DEVICE void store_rows() const {
+    using Tile = typename S::QueryTile;
+    const Rows out = rows_of<T>(p.out, sequence, sequence.head, sequence.first_query, p.sizes.value_size, p.out_vectors);
+    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll 4
+    for (uint32_t i = lane; i < S::kWarpQueries * Tile::kChunks; i += 32) {
+      const uint32_t row = warp * S::kWarpQueries + i / Tile::kChunks, begin = i % Tile::kChunks * 16;
+      if (first_query + static_cast<int32_t>(row) >= sequence.queries || begin >= out.bytes) continue;
+      const uint4 words = load_shared(q_tile + Tile::at(row, begin / 16));
+      char* to = const_cast<char*>(out.first) + (uint64_t{static_cast<uint32_t>(first_query)} + row) * out.stride + begin;
+      if (out.vectors && begin + 16 <= out.bytes) {
+        *reinterpret_cast<uint4*>(to) = words;
+        continue;
+      }
+      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (int element = 0; element < T::kPerVector; ++element) {
+        if (begin + element * T::kBytes >= out.bytes) continue;
+        const uint32_t word = all[element / T::kPerWord] >> (element % T::kPerWord * 16);
+        if constexpr (T::kBytes == 2) {
+          reinterpret_cast<uint16_t*>(to)[element] = static_cast<uint16_t>(word);
+        } else {
+          reinterpret_cast<uint32_t*>(to)[element] = word;
+        }
+      }
+    }
+  }
+
+  const AttentionForwardParams& p;
+  const Work& work;
+  const Sequence& sequence;
+  const int32_t first_query;
+  const uint32_t q_tile;
+  const Bands bands;
+};
+
+/// Dynamic shared memory as a 32-bit address; a multiple of 128.
+DEVICE uint32_t shared_base() {
+  extern __shared__ __align__(128) unsigned char shared[];
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
+template <class S, bool kGeneral>
+DEVICE void attention_forward(const AttentionForwardParams& p) {
+  const uint64_t items = work_items(p);
+  for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    Work work;
+    if (find_work(p, item, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
+  }
+}
+
+/// Two kernels for rows of up to `head` elements: one for bands and lengths of keys, and one for whatever else masks or changes scores,
+/// which gives a warp 16 queries so that there are registers for that.
+#define ATTENTION_FORWARD(name, T, head, warps, row_tiles, keys)                                                  \
+  extern "C" __global__ void __launch_bounds__(32 * warps)                                                        \
+      attention_forward_##name##_##head(const __grid_constant__ AttentionForwardParams p) {                       \
+    attention_forward<Shape<T, head, warps, row_tiles, keys>, false>(p);                                          \
+  }                                                                                                               \
+  extern "C" __global__ void __launch_bounds__(32 * warps * row_tiles)                                            \
+      attention_forward_##name##_##head##_general(const __grid_constant__ AttentionForwardParams p) {             \
+    attention_forward<Shape<T, head, warps * row_tiles, 1, keys>, true>(p);                                       \
+  }

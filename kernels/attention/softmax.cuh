@@ -1,0 +1,87 @@
+// The softmax of a query's scores, one key tile after the other.
+#pragma once
+
+#include "attention/special.cuh"
+#include "common/exact.cuh"
+
+DEVICE float exp2_of(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+/// Maximum and sum over the four lanes that share a row of sums. All 32 lanes must call; all four get the same bits.
+DEVICE float quad_max(float value) {
+  value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 1));
+  return fmaxf(value, __shfl_xor_sync(0xffffffffu, value, 2));
+}
+DEVICE float quad_sum(float value) {
+  value = __fadd_rn(value, __shfl_xor_sync(0xffffffffu, value, 1));
+  return __fadd_rn(value, __shfl_xor_sync(0xffffffffu, value, 2));
+}
+
+/// The running softmax of the queries of one warp, in the layout of sums: index 2 t + h is row 16 t + l / 4 + 8 h.
+///
+/// Weights are exp2((score - max) * factor) relative to the largest score so far. score - max comes first: the weight of the maximum
+/// is exactly 1, and scores of any size lose nothing. Every step is one of a row's own numbers, so a tile without a visible key changes
+/// no bit: it may be skipped.
+template <class S>
+struct RunningSoftmax {
+  static constexpr int kRows = 2 * S::kRowTiles;
+  float max[kRows];
+  /// Of the lane's own columns.
+  float sum[kRows];
+
+  DEVICE RunningSoftmax() {
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      max[row] = -INFINITY;
+      sum[row] = 0.0f;
+    }
+  }
+
+  /// Turns the scores of a tile into weights and brings `output` to the new maximum. Where `kMixed`, hidden scores are -inf and get
+  /// kHiddenWeight. All 32 lanes must call.
+  template <bool kMixed>
+  DEVICE void add(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&output)[S::kRowTiles][S::kHead / 8][4], float factor) {
+    float fade[kRows];
+    bool grown = false;
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const int t = row / 2, e = row % 2 * 2;
+      float largest = max[row];
+#pragma unroll
+      for (int j = 0; j < S::kKeys / 8; ++j) largest = fmaxf(fmaxf(largest, scores[t][j][e]), scores[t][j][e + 1]);
+      largest = quad_max(largest);
+      // A row without any visible key is measured from 0: (-inf) - (-inf) never happens.
+      const float origin = largest == -INFINITY ? 0.0f : largest;
+      fade[row] = exp2_of(__fmul_rn(__fsub_rn(max[row], origin), factor));
+      grown |= fade[row] != 1.0f;
+      max[row] = largest;
+      float of_tile = 0.0f;
+#pragma unroll
+      for (int j = 0; j < S::kKeys / 8; ++j) {
+#pragma unroll
+        for (int i = e; i < e + 2; ++i) {
+          const float score = scores[t][j][i];
+          float weight = exp2_of(__fmul_rn(__fsub_rn(score, origin), factor));
+          if (kMixed && score == -INFINITY) weight = kHiddenWeight;
+          scores[t][j][i] = weight;
+          of_tile = __fadd_rn(of_tile, weight);
+        }
+      }
+      sum[row] = __fmaf_rn(sum[row], fade[row], of_tile);
+    }
+    // Times 1 is no change, so rows do not depend on each other through this vote.
+    if (__any_sync(0xffffffffu, grown)) {
+#pragma unroll
+      for (int t = 0; t < S::kRowTiles; ++t) {
+#pragma unroll
+        for (int j = 0; j < S::kHead / 8; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) output[t][j][e] = __fmul_rn(output[t][j][e], fade[2 * t + e / 2]);
+        }
+      }
+    }
+  }
+};

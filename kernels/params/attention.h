@@ -1,0 +1,165 @@
+// Parameter blocks of attention.
+#ifndef SUMEXP_PARAMS_ATTENTION_H
+#define SUMEXP_PARAMS_ATTENTION_H
+
+#include "common.h"
+
+/// A matrix per batch entry and head, or, of packed sequences, the rows of all of them one behind the other.
+typedef struct {
+  /// First element; null if there is none.
+  const void *data;
+  /// Distance between batch entries; not used with packed sequences.
+  uint64_t batch;
+  /// Distance between heads.
+  uint64_t head;
+  /// Distance between rows. The elements of a row are neighbours.
+  uint64_t row;
+} AttentionMatrix;
+
+/// A value for every query and key, of any type, by their positions in a sequence; every stride may be 0.
+typedef struct {
+  /// First element; null if there is none.
+  const void *data;
+  /// Distances between batch entries (or packed sequences), heads, queries and keys.
+  uint64_t batch;
+  uint64_t head;
+  uint64_t query;
+  uint64_t key;
+  /// Pairs with a query or a key from these positions on have no value, and are hidden. They occur only in packed sequences
+  /// that are longer than their mask.
+  uint32_t queries;
+  uint32_t keys;
+} AttentionPairs;
+
+/// A value for every position in a sequence.
+typedef struct {
+  /// First element; null if there is none.
+  const int32_t *data;
+  /// Distances between batch entries (or packed sequences) and positions.
+  uint64_t batch;
+  uint64_t position;
+  /// Positions from this one on have no value, and are hidden.
+  uint32_t positions;
+  uint32_t reserved;
+} AttentionPositions;
+
+/// The keys around the diagonal that a query sees: query i sees keys i + first to i + last, both included.
+/// Within -2^40 to 2^40, which stand for no limit.
+typedef struct {
+  int64_t first;
+  int64_t last;
+} AttentionBand;
+
+/// Element types of an additive bias.
+enum {
+  ATTENTION_F32 = 0,
+  ATTENTION_F16 = 1,
+  ATTENTION_BF16 = 2,
+};
+
+/// Which keys take part. A key is visible if every part of the mask says so.
+typedef struct {
+  /// The diagonal starts at the first query and key of a sequence.
+  AttentionBand top_left;
+  /// The diagonal ends at the last query and key of a sequence.
+  AttentionBand bottom_right;
+  /// One per batch entry: keys from this number on are hidden. Less than 0 counts as 0. Null without a limit.
+  const int32_t *key_lengths;
+  /// Distance between the lengths of batch entries.
+  uint64_t key_lengths_stride;
+  /// Queries see keys of the same segment. Both are null or neither.
+  AttentionPositions query_segments;
+  AttentionPositions key_segments;
+  /// Bytes that keep or hide keys.
+  AttentionPairs bytes;
+  /// A byte hides its key if `(byte != 0) == bytes_hide`.
+  uint32_t bytes_hide;
+  /// Keys in front of this one are hidden; at most the number of keys.
+  uint32_t first_key;
+} AttentionMask;
+
+/// Lengths and numbers of everything, at least 1 each unless said otherwise.
+typedef struct {
+  /// Batch entries or packed sequences.
+  uint32_t batch;
+  /// Heads of the queries, a multiple of those of the keys.
+  uint32_t heads;
+  uint32_t key_heads;
+  /// Queries and keys (0 or more) of a batch entry, or of all packed sequences together; at most 2^30.
+  uint32_t queries;
+  uint32_t keys;
+  /// Elements of a row of q and k, and of v and out.
+  uint32_t head_size;
+  uint32_t value_size;
+  /// Query tiles of a batch entry, or of all packed sequences together at most.
+  uint32_t query_tiles;
+} AttentionSizes;
+
+/// The softmax of some of the keys of a query.
+typedef struct {
+  /// The largest score, -inf without any visible key.
+  float max;
+  /// The sum of the weights relative to it.
+  float sum;
+} AttentionState;
+
+/// Keys of a split: a multiple of the keys of every key tile. Part of what decides the order of sums.
+enum { ATTENTION_SPLIT_KEYS = 1024 };
+
+/// Forward kernels, and the one that merges splits.
+///
+/// A score is `product * score_factor` plus bias, then capped; its weight is exp2((score - max) * log2_factor). Where nothing is
+/// added and nothing capped, score_factor is 1 and the scale is part of log2_factor.
+typedef struct {
+  AttentionSizes sizes;
+  AttentionMatrix q;
+  AttentionMatrix k;
+  AttentionMatrix v;
+  /// Written: [queries, value_size] per batch entry and head.
+  AttentionMatrix out;
+  /// Written: natural logarithm of the sum of exp(score); null if nobody wants it.
+  float *lse;
+  uint64_t lse_batch;
+  uint64_t lse_head;
+  uint64_t lse_row;
+  /// Packed sequences: where sequence i starts, and behind the last one where it ends; null if nothing is packed. What lies
+  /// outside of the data is cut off.
+  const int32_t *query_offsets;
+  const int32_t *key_offsets;
+  AttentionMask mask;
+  /// Parts of ATTENTION_SPLIT_KEYS keys each that different blocks work on, from key `split_from` on, a multiple of that; 1 if
+  /// one block has all keys of a query. Not for packed sequences.
+  uint32_t splits;
+  uint32_t split_from;
+  /// With several splits instead of out and lse: per split, batch entry, head and query value_size f32, the sums of weights
+  /// times v, and an AttentionState. The merge kernel makes the results of them.
+  float *split_outputs;
+  AttentionState *split_states;
+  /// Added to the scores.
+  AttentionPairs bias;
+  /// One of ATTENTION_*: the type of the bias.
+  uint32_t bias_type;
+  /// Whether 16 bytes from any row on, in steps of as many, are aligned (0 or 1 each).
+  uint32_t q_vectors;
+  uint32_t k_vectors;
+  uint32_t v_vectors;
+  uint32_t out_vectors;
+  float score_factor;
+  /// Above 0 and normal.
+  float log2_factor;
+  /// lse = max * natural_factor + ln(sum).
+  float natural_factor;
+  /// Scores become cap * tanh(score / cap); 0 for no cap.
+  float cap;
+  /// Whether score_factor is not 1, or there is a bias, a slope or a cap (0 or 1).
+  uint32_t scores_change;
+  /// f32, one per batch entry and head: times the distance from a diagonal is subtracted from the scores; null without.
+  const float *slopes;
+  uint64_t slopes_batch;
+  uint64_t slopes_head;
+  /// Whether that diagonal ends at the last query and key (1), or starts at the first ones (0).
+  uint32_t slopes_bottom_right;
+  uint32_t reserved;
+} AttentionForwardParams;
+
+#endif

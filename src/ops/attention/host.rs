@@ -1,0 +1,84 @@
+//! Attention on the host: the checked call as the reference takes it.
+
+use super::OP;
+use crate::dtype::{Element, Float};
+use crate::error::{Error, Result};
+use crate::kernels::attention::{Bias, Forward, Results};
+use crate::mask::{Align, Bits, Entries, Offsets, Rule};
+use crate::reference::attention::{Alibi, Attention, Geometry, Sequences, forward};
+use crate::reference::{Operand, Output};
+use crate::tensor::View;
+
+/// Fills the results; all operands are on the host.
+pub(super) fn run<T: Float>(call: &Forward<T>, results: Results<T>) -> Result<()> {
+    match &call.bias {
+        None => with_bias::<T, T>(call, None, results),
+        Some(Bias::F32(bias)) => with_bias(call, Some(bias), results),
+        Some(Bias::F16(bias)) => with_bias(call, Some(bias), results),
+        Some(Bias::BF16(bias)) => with_bias(call, Some(bias), results),
+    }
+}
+
+fn with_bias<T: Float, U: Float>(call: &Forward<T>, bias: Option<&View<U>>, mut results: Results<T>) -> Result<()> {
+    let dims = |view: &View<T>| [0, 1, 2, 3].map(|dim| view.dims()[dim]);
+    let ([batch, query_heads, queries, head_size], [_, key_heads, keys, value_size]) = (dims(&call.q), dims(&call.v));
+    let sequences = match &call.offsets {
+        None => Sequences::Batched { batch, queries, keys },
+        Some((of_q, of_k)) => Sequences::Packed {
+            queries: offsets("the offsets of q", data(of_q), queries)?,
+            keys: offsets("the offsets of k", data(of_k), keys)?,
+        },
+    };
+    let packed = call.offsets.is_some();
+    // Packed operands are by token, head and feature.
+    let strides = |view: &View<T>| {
+        let s = view.layout().strides();
+        if packed { vec![s[2], s[1], s[3]] } else { s.to_vec() }
+    };
+    let (of_q, of_k, of_v) = (strides(&call.q), strides(&call.k), strides(&call.v));
+    let masking = &call.masking;
+    let mut mask: Vec<Rule> = masking.bands.iter().map(|band| Rule::Band(*band)).collect();
+    mask.extend(masking.key_lengths.as_ref().map(|lengths| Rule::KeyLengths(entries(lengths))));
+    mask.extend(masking.segments.as_ref().map(|(q, k)| Rule::Segments { q: entries(q), k: entries(k) }));
+    let visible = masking.visible.as_ref();
+    mask.extend(visible.map(|(bytes, polarity)| Rule::Visible(Bits { bytes: entries(bytes), polarity: *polarity })));
+    let attention = Attention {
+        geometry: Geometry { sequences, query_heads, key_heads, head_size, value_size },
+        q: Operand { data: data(&call.q), strides: &of_q },
+        k: Operand { data: data(&call.k), strides: &of_k },
+        v: Operand { data: data(&call.v), strides: &of_v },
+        scale: call.scale.into(),
+        bias: bias.map(|bias| Operand { data: data(bias), strides: bias.layout().strides() }),
+        alibi: call.slopes.as_ref().map(|(slopes, bottom_right)| Alibi {
+            slopes: Operand { data: data(slopes), strides: slopes.layout().strides() },
+            align: if *bottom_right { Align::BottomRight } else { Align::TopLeft },
+        }),
+        softcap: call.cap.map(f64::from),
+        mask: &mask,
+    };
+    let out_strides = results.out.layout().strides().to_vec();
+    let out = results.out.on_host(OP, "out")?.expect("out is where q is");
+    let out = Output { data: out, strides: &out_strides };
+    match &mut results.lse {
+        Some(lse) => {
+            let strides = lse.layout().strides().to_vec();
+            let data = lse.on_host(OP, "lse")?.expect("lse is where q is");
+            forward(&attention, out, Output { data, strides: &strides });
+        }
+        // Nobody wants it: every query writes the same place.
+        None => forward(&attention, out, Output { data: &mut [0.0], strides: &[0, 0, 0] }),
+    }
+    Ok(())
+}
+
+fn data<'a, E: Element>(view: &View<'a, E>) -> &'a [E] {
+    view.on_host().expect("every operand is where q is")
+}
+
+fn entries<'a, E: Element, const N: usize>(view: &View<'a, E>) -> Entries<'a, E, N> {
+    Entries { data: data(view), strides: std::array::from_fn(|dim| view.layout().strides()[dim]) }
+}
+
+fn offsets<'a>(operand: &'static str, offsets: &'a [i32], tokens: usize) -> Result<Offsets<'a>> {
+    Offsets::new(offsets, tokens).map_err(|reason| Error::Offsets { op: OP, operand, reason: reason.to_string() })
+}

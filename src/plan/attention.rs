@@ -1,0 +1,191 @@
+//! Launch plans of attention.
+
+use super::piece::MAX_BLOCKS;
+use crate::dtype::DType;
+use std::fmt;
+use std::ops::Range;
+
+/// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
+/// on the element type and the head size alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tiles {
+    /// Largest size of rows of q, k and v; shorter rows are padded with zeros.
+    pub head: u32,
+    /// Warps of a block.
+    pub warps: u32,
+    /// 16 queries each, per warp.
+    pub row_tiles: u32,
+    /// Keys of a tile.
+    pub keys: u32,
+}
+
+const fn tiles(head: u32, warps: u32, row_tiles: u32, keys: u32) -> Tiles {
+    Tiles { head, warps, row_tiles, keys }
+}
+
+/// Kernels on 16-bit elements. Two row tiles per warp halve what is read of shared memory per product; 96 KiB of shared memory fit on
+/// every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
+pub const NARROW: [Tiles; 6] = [
+    tiles(32, 4, 2, 64),
+    tiles(64, 4, 2, 64),
+    tiles(96, 4, 2, 64),
+    tiles(128, 4, 2, 32),
+    tiles(192, 8, 1, 32),
+    tiles(256, 4, 1, 32),
+];
+
+/// Kernels on f32, whose products take three steps and twice the memory.
+pub const WIDE: [Tiles; 6] = [
+    tiles(32, 4, 1, 64),
+    tiles(64, 4, 1, 32),
+    tiles(96, 4, 1, 32),
+    tiles(128, 4, 1, 32),
+    tiles(192, 4, 1, 16),
+    tiles(256, 2, 1, 16),
+];
+
+impl Tiles {
+    /// Those of the kernel for masks and scores of any kind: the same tiles, but no warp has more than 16 queries.
+    pub const fn general(self) -> Self {
+        Self { warps: self.warps * self.row_tiles, row_tiles: 1, ..self }
+    }
+
+    /// Queries of a tile.
+    pub const fn queries(self) -> u32 {
+        self.warps * self.row_tiles * 16
+    }
+
+    /// Threads of a block.
+    pub const fn threads(self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Bytes of shared memory: the query tile, and twice a key tile and its value tile.
+    pub const fn shared(self, dtype: DType) -> u64 {
+        (self.queries() as u64 + 4 * self.keys as u64) * self.head as u64 * dtype.size() as u64
+    }
+}
+
+/// What the plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Batch entries.
+    pub batch: u64,
+    /// Heads of the queries.
+    pub heads: u64,
+    /// Queries of a batch entry.
+    pub queries: u64,
+    /// Elements of a row of q and k.
+    pub head_size: u64,
+    /// Elements of a row of v.
+    pub value_size: u64,
+}
+
+/// Keys of a split. A call's own lengths decide whether and where its keys are split, never how much other work there is.
+pub const SPLIT_KEYS: u64 = 1024;
+/// The most queries for which keys are split; more of them keep a GPU busy by themselves.
+const SPLIT_QUERIES: u64 = 128;
+
+/// The largest head size.
+pub const MAX_HEAD: u64 = 256;
+
+/// How the forward operation is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The kernel's tiles.
+    pub tiles: Tiles,
+    /// Whether it is the kernel for masks and scores of any kind.
+    pub general: bool,
+    /// Query tiles of a batch entry and head.
+    pub query_tiles: u64,
+    /// Parts of the keys that different blocks work on; then a second kernel merges them.
+    pub splits: u64,
+    /// Key at which the first of them starts.
+    pub split_from: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes of dynamic shared memory.
+    pub shared: u64,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tiles { head, keys, warps, .. } = self.tiles;
+        let (queries, kind) = (self.tiles.queries(), if self.general { "any mask and score" } else { "bands" });
+        write!(
+            f,
+            "{queries} queries x {keys} keys of up to {head} elements, {warps} warps, {kind}: {} blocks",
+            self.blocks
+        )
+    }
+}
+
+/// Blocks and threads of the kernel that merges splits, for so many queries over all heads.
+pub fn merge(queries: u64) -> (u64, u32) {
+    (queries.div_ceil(4).min(MAX_BLOCKS), 128)
+}
+
+/// The tiles of the smallest kernel that holds rows of `head` elements, at most [`MAX_HEAD`].
+pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
+    let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
+    *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
+}
+
+/// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`]. The queries of one batch entry
+/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands.
+pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
+    let tiles = tiles_for(size.head_size.max(size.value_size), dtype);
+    let tiles = if general { tiles.general() } else { tiles };
+    let query_tiles = match sequences {
+        None => size.queries.div_ceil(u64::from(tiles.queries())),
+        // Every sequence fills all its tiles but one; those without queries have none.
+        Some(sequences) => size.queries / u64::from(tiles.queries()) + sequences.min(size.queries),
+    };
+    let first_split = keys.start / SPLIT_KEYS;
+    let splits = match sequences {
+        None if size.queries <= SPLIT_QUERIES => (keys.end.div_ceil(SPLIT_KEYS).saturating_sub(first_split)).max(1),
+        _ => 1,
+    };
+    let items = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).saturating_mul(splits);
+    let split_from = if splits > 1 { first_split * SPLIT_KEYS } else { 0 };
+    let (blocks, shared) = (items.min(MAX_BLOCKS), tiles.shared(dtype));
+    Forward { tiles, general, query_tiles, splits, split_from, blocks, shared }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_fits_in_a_block_of_every_gpu() {
+        for (table, dtype) in [(NARROW, DType::F16), (WIDE, DType::F32)] {
+            for tiles in table {
+                assert!(tiles.shared(dtype) <= 99 * 1024, "{tiles:?}");
+                assert_eq!(tiles.general().queries(), tiles.queries());
+                assert_eq!(tiles.general().shared(dtype), tiles.shared(dtype));
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_kernel_that_holds_a_row() {
+        for (head, class) in
+            [(1, 32), (32, 32), (33, 64), (64, 64), (80, 96), (128, 128), (129, 192), (193, 256), (256, 256)]
+        {
+            assert_eq!(tiles_for(head, DType::BF16).head, class);
+            assert_eq!(tiles_for(head, DType::F32).head, class);
+        }
+        let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
+        let plan = forward(&size, 0..1000, None, DType::F16, false);
+        assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
+        assert_eq!(plan.splits, 1);
+        let short = Size { queries: 1, ..size };
+        let splits = |keys: Range<u64>| {
+            let plan = forward(&short, keys, None, DType::F16, false);
+            (plan.splits, plan.split_from, plan.blocks)
+        };
+        assert_eq!((splits(0..1024), splits(0..1025)), ((1, 0, 6), (2, 0, 12)));
+        assert_eq!((splits(5000..9000), splits(7..7)), ((5, 4096, 30), (1, 0, 6)));
+        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false).query_tiles, 6);
+    }
+}
