@@ -13,8 +13,8 @@ constexpr int kWarps = 4;
 
 template <class T>
 DEVICE void attention_merge(const AttentionForwardParams& p) {
-  const uint32_t lane = threadIdx.x % 32, size = p.sizes.value_size;
-  const uint64_t rows = uint64_t{p.sizes.batch} * p.sizes.heads * p.sizes.queries;
+  const uint32_t lane = threadIdx.x % 32, size = p.call.sizes.value_size;
+  const uint64_t rows = uint64_t{p.call.sizes.batch} * p.call.sizes.heads * p.call.sizes.queries;
   for (uint64_t row = uint64_t{blockIdx.x} * kWarps + threadIdx.x / 32; row < rows; row += uint64_t{gridDim.x} * kWarps) {
     float max = -INFINITY;
     for (uint32_t split = 0; split < p.splits; ++split) max = fmaxf(max, p.split_states[split * rows + row].max);
@@ -25,7 +25,7 @@ DEVICE void attention_merge(const AttentionForwardParams& p) {
       const AttentionState state = p.split_states[at];
       // A split without a key has left no output. NaN is not nothing.
       if (state.max == -INFINITY && state.sum == 0.0f) continue;
-      const float weight = exp2_of(__fmul_rn(__fsub_rn(state.max, origin), p.log2_factor));
+      const float weight = exp2_of(__fmul_rn(__fsub_rn(state.max, origin), p.call.scores.log2_factor));
       sum = __fmaf_rn(weight, state.sum, sum);
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
@@ -35,10 +35,10 @@ DEVICE void attention_merge(const AttentionForwardParams& p) {
     }
     const bool empty = max == -INFINITY && sum == 0.0f;
     const float inverse = empty ? 0.0f : quotient(1.0f, sum);
-    const uint64_t query = row % p.sizes.queries, of_head = row / p.sizes.queries;
-    const uint64_t head = of_head % p.sizes.heads, batch = of_head / p.sizes.heads;
+    const uint64_t query = row % p.call.sizes.queries, of_head = row / p.call.sizes.queries;
+    const uint64_t head = of_head % p.call.sizes.heads, batch = of_head / p.call.sizes.heads;
     if (lane == 0 && p.lse != nullptr) {
-      const float lse = empty ? -INFINITY : __fmaf_rn(max, p.natural_factor, log1p_accurate(sum - 1.0f));
+      const float lse = empty ? -INFINITY : __fmaf_rn(max, p.call.scores.natural_factor, log1p_accurate(sum - 1.0f));
       p.lse[batch * p.lse_batch + head * p.lse_head + query * p.lse_row] = lse;
     }
     const uint64_t first = batch * p.out.batch + head * p.out.head + query * p.out.row;

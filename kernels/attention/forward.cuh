@@ -13,13 +13,6 @@
 #include "attention/mask.cuh"
 #include "attention/softmax.cuh"
 
-/// Where the rows of a head start.
-template <class T>
-DEVICE Rows rows_of(const AttentionMatrix& matrix, const Sequence& sequence, uint32_t head, uint32_t first_row, uint32_t length, uint32_t vectors) {
-  const uint64_t offset = sequence.batch * matrix.batch + head * matrix.head + first_row * matrix.row;
-  return {static_cast<const char*>(matrix.data) + offset * T::kBytes, matrix.row * T::kBytes, length * T::kBytes, vectors != 0};
-}
-
 /// A block's work: one query tile.
 struct Work {
   Sequence sequence;
@@ -31,69 +24,31 @@ struct Work {
 
 /// Work items: the query tiles of every head, those of a head side by side, so that they share keys in the cache.
 DEVICE uint64_t work_items(const AttentionForwardParams& p) {
-  const uint64_t heads = p.query_offsets == nullptr ? uint64_t{p.sizes.batch} * p.sizes.heads : p.sizes.heads;
-  return heads * p.sizes.query_tiles * p.splits;
-}
-
-/// Which sequence of packed ones query tile `tile` belongs to: sets its number, its rows, and which tile of it that is. False if there
-/// are fewer tiles. Offsets out of order or out of bounds are cut off. All 32 lanes must call; all get the same.
-DEVICE bool find_sequence(const AttentionForwardParams& p, int32_t tile_queries, uint32_t tile, Sequence& sequence, uint32_t& tile_in_sequence) {
-  const uint32_t lane = threadIdx.x % 32;
-  for (uint32_t first = 0; first < p.sizes.batch; first += 32) {
-    const uint32_t number = min(first + lane, p.sizes.batch - 1);
-    const int32_t begin = clamped(__ldg(p.query_offsets + number), 0, p.sizes.queries);
-    const int32_t end = clamped(__ldg(p.query_offsets + number + 1), begin, p.sizes.queries);
-    const uint32_t tiles = first + lane < p.sizes.batch ? (end - begin + tile_queries - 1) / tile_queries : 0;
-    uint32_t up_to_here = tiles;
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const uint32_t before = __shfl_up_sync(0xffffffffu, up_to_here, distance);
-      if (lane >= distance) up_to_here += before;
-    }
-    const uint32_t holders = __ballot_sync(0xffffffffu, tile < up_to_here);
-    if (holders != 0) {
-      const int holder = __ffs(holders) - 1;
-      sequence.batch = first + holder;
-      sequence.first_query = __shfl_sync(0xffffffffu, begin, holder);
-      sequence.queries = __shfl_sync(0xffffffffu, end - begin, holder);
-      tile_in_sequence = tile - __shfl_sync(0xffffffffu, up_to_here - tiles, holder);
-      const int32_t first_key = clamped(__ldg(p.key_offsets + sequence.batch), 0, p.sizes.keys);
-      sequence.first_key = first_key;
-      sequence.keys = clamped(__ldg(p.key_offsets + sequence.batch + 1), first_key, p.sizes.keys) - first_key;
-      return true;
-    }
-    tile -= __shfl_sync(0xffffffffu, up_to_here, 31);
-  }
-  return false;
+  const uint64_t heads = p.call.query_offsets == nullptr ? uint64_t{p.call.sizes.batch} * p.call.sizes.heads : p.call.sizes.heads;
+  return heads * p.query_tiles * p.splits;
 }
 
 /// Sets work item `item`; false if there is nothing to do. Later tiles of a head come first: where later queries see more keys, the
 /// long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
 DEVICE bool find_work(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries, Work& work) {
+  const AttentionCall& call = p.call;
   Sequence& sequence = work.sequence;
   work.split = p.splits == 1 ? 0 : static_cast<uint32_t>(item % p.splits);
-  work.keys = {0, static_cast<int32_t>(p.sizes.keys)};
+  work.keys = {0, static_cast<int32_t>(call.sizes.keys)};
   if (p.splits > 1) {
     item /= p.splits;
     work.keys.first = p.split_from + work.split * ATTENTION_SPLIT_KEYS;
     work.keys.end = work.keys.first + ATTENTION_SPLIT_KEYS;
   }
-  const uint64_t of_head = item / p.sizes.query_tiles;
-  uint32_t tile = p.sizes.query_tiles - 1 - static_cast<uint32_t>(item % p.sizes.query_tiles);
-  sequence.head = static_cast<uint32_t>(of_head % p.sizes.heads);
-  if (p.query_offsets == nullptr) {
-    sequence.batch = static_cast<uint32_t>(of_head / p.sizes.heads);
-    sequence.queries = p.sizes.queries;
-    sequence.keys = p.sizes.keys;
-    sequence.first_query = sequence.first_key = 0;
-  } else if (!find_sequence(p, tile_queries, tile, sequence, tile)) {
+  const uint64_t of_head = item / p.query_tiles;
+  uint32_t tile = p.query_tiles - 1 - static_cast<uint32_t>(item % p.query_tiles);
+  sequence.head = static_cast<uint32_t>(of_head % call.sizes.heads);
+  if (call.query_offsets == nullptr) {
+    sequence.be_whole(call, static_cast<uint32_t>(of_head / call.sizes.heads));
+  } else if (!sequence.find(call, call.query_offsets, call.sizes.queries, tile_queries, tile)) {
     return false;
   }
   work.first_query = tile * tile_queries;
-  sequence.key_end = sequence.keys;
-  if (p.mask.key_lengths != nullptr) {
-    sequence.key_end = clamped(__ldg(p.mask.key_lengths + sequence.batch * p.mask.key_lengths_stride), 0, sequence.keys);
-  }
   return true;
 }
 
@@ -105,14 +60,14 @@ class Forward {
 
  public:
   DEVICE Forward(const AttentionForwardParams& p, const Work& work, uint32_t shared)
-      : p(p), work(work), sequence(work.sequence), first_query(work.first_query), q_tile(shared), bands(p.mask, work.sequence) {}
+      : p(p), call(p.call), work(work), sequence(work.sequence), first_query(work.first_query), q_tile(shared), bands(p.call.mask, work.sequence) {}
 
   /// All threads of the block must call. Contains a barrier per key tile, and one in front of what it writes to shared memory.
   DEVICE void run() {
-    const uint32_t key_head = sequence.head / (p.sizes.heads / p.sizes.key_heads);
-    const Rows q = rows_of<T>(p.q, sequence, sequence.head, sequence.first_query, p.sizes.head_size, p.q_vectors);
-    const Rows k = rows_of<T>(p.k, sequence, key_head, sequence.first_key, p.sizes.head_size, p.k_vectors);
-    const Rows v = rows_of<T>(p.v, sequence, key_head, sequence.first_key, p.sizes.value_size, p.v_vectors);
+    const uint32_t key_head = sequence.head / (call.sizes.heads / call.sizes.key_heads);
+    const Rows q = rows_of<T>(call.q, sequence, sequence.head, sequence.first_query, call.sizes.head_size);
+    const Rows k = rows_of<T>(call.k, sequence, key_head, sequence.first_key, call.sizes.head_size);
+    const Rows v = rows_of<T>(call.v, sequence, key_head, sequence.first_key, call.sizes.value_size);
 
     // The first query sees the first of all keys, the last one the last.
     const int32_t last_query = min(first_query + S::kQueries, sequence.queries) - 1;
@@ -156,16 +111,16 @@ class Forward {
       multiply_keys<S>(scores, q_tile, k_tile(buffer));
       if (mixed) {
         if constexpr (kGeneral) {
-          const Pairs pairs(p, sequence);
-          if (p.scores_change != 0) change_scores(scores, key, pairs);
+          const Pairs pairs(call, sequence);
+          if (call.scores.change != 0) change_scores(scores, key, pairs);
           hide_by_bands(scores, key);
           if (pairs.masked()) hide_by_pairs(scores, key, pairs);
         } else {
           hide_by_bands(scores, key);
         }
-        softmax.template add<true>(scores, output, p.log2_factor);
+        softmax.template add<true>(scores, output, call.scores.log2_factor);
       } else {
-        softmax.template add<false>(scores, output, p.log2_factor);
+        softmax.template add<false>(scores, output, call.scores.log2_factor);
       }
       const Weights<S> weights(scores);
       if (special) {
@@ -247,24 +202,24 @@ class Forward {
 
   /// Products become scores: bias, slopes and cap. A bias of -inf hides, whatever it is added to.
   DEVICE void change_scores(Scores& scores, int32_t key, const Pairs& pairs) const {
-    for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) { score = __fmul_rn(score, p.score_factor); });
-    if (p.bias.data != nullptr) {
+    for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) { score = __fmul_rn(score, call.scores.factor); });
+    if (call.scores.bias.data != nullptr) {
       for_each_score(scores, key, [&](float& score, int, int32_t query, int32_t at) {
         const float bias = query < sequence.queries && at < sequence.key_end ? pairs.bias(query, at) : -INFINITY;
         // A cap makes a number of every other -inf.
-        const float sum = __fadd_rn(score, bias), least = p.cap > 0.0f ? -0x1.fffffep127f : -INFINITY;
+        const float sum = __fadd_rn(score, bias), least = call.scores.cap > 0.0f ? -0x1.fffffep127f : -INFINITY;
         score = bias == -INFINITY ? bias : sum == -INFINITY ? least : sum;
       });
     }
-    if (p.slopes != nullptr) {
+    if (call.scores.slopes != nullptr) {
       const float slope = pairs.slope();
       for_each_score(scores, key, [&](float& score, int, int32_t query, int32_t at) {
         score = score == -INFINITY ? score : __fmaf_rn(-slope, pairs.distance(query, at), score);
       });
     }
-    if (p.cap > 0.0f) {
+    if (call.scores.cap > 0.0f) {
       for_each_score(scores, key, [&](float& score, int, int32_t, int32_t) {
-        if (score != -INFINITY || p.bias.data == nullptr) score = capped(score, p.cap);
+        if (score != -INFINITY || call.scores.bias.data == nullptr) score = capped(score, call.scores.cap);
       });
     }
   }
@@ -296,7 +251,7 @@ class Forward {
       const int32_t query = first_query + tile_row(row);
       if (lane % 4 == 0 && query < sequence.queries && p.lse != nullptr) {
         // The sum of a row that is not empty holds the weight of its maximum, 1.
-        const float lse = empty ? -INFINITY : __fmaf_rn(softmax.max[row], p.natural_factor, log1p_accurate(sum - 1.0f));
+        const float lse = empty ? -INFINITY : __fmaf_rn(softmax.max[row], call.scores.natural_factor, log1p_accurate(sum - 1.0f));
         p.lse[sequence.batch * p.lse_batch + sequence.head * p.lse_head + (uint64_t{sequence.first_query} + query) * p.lse_row] = lse;
       }
       const int t = row / 2, e = row % 2 * 2;
@@ -312,22 +267,22 @@ class Forward {
 
   /// Stores the sums as they are, for the merge kernel. A split without a key has nothing but its states.
   DEVICE void finish_split(const Output& output, const RunningSoftmax<S>& softmax, bool has_keys) const {
-    const uint64_t of_head = (uint64_t{work.split} * p.sizes.batch + sequence.batch) * p.sizes.heads + sequence.head;
+    const uint64_t of_head = (uint64_t{work.split} * call.sizes.batch + sequence.batch) * call.sizes.heads + sequence.head;
 #pragma unroll
     for (int row = 0; row < 2 * S::kRowTiles; ++row) {
       const float sum = quad_sum(softmax.sum[row]);
       const int32_t query = first_query + tile_row(row);
       if (query >= sequence.queries) continue;
-      const uint64_t at = of_head * p.sizes.queries + static_cast<uint32_t>(query);
+      const uint64_t at = of_head * call.sizes.queries + static_cast<uint32_t>(query);
       if (threadIdx.x % 4 == 0) p.split_states[at] = {softmax.max[row], sum};
       if (!has_keys) continue;
-      float* to = p.split_outputs + at * p.sizes.value_size;
+      float* to = p.split_outputs + at * call.sizes.value_size;
 #pragma unroll
       for (int j = 0; j < S::kHead / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const uint32_t column = 8 * j + threadIdx.x % 4 * 2 + i;
-          if (column < p.sizes.value_size) to[column] = output[row / 2][j][row % 2 * 2 + i];
+          if (column < call.sizes.value_size) to[column] = output[row / 2][j][row % 2 * 2 + i];
         }
       }
     }
@@ -347,7 +302,7 @@ class Forward {
   /// The warp's rows from the query tile to memory.
   DEVICE void store_rows() const {
     using Tile = typename S::QueryTile;
-    const Rows out = rows_of<T>(p.out, sequence, sequence.head, sequence.first_query, p.sizes.value_size, p.out_vectors);
+    const Rows out = rows_of<T>(p.out, sequence, sequence.head, sequence.first_query, call.sizes.value_size);
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll 4
     for (uint32_t i = lane; i < S::kWarpQueries * Tile::kChunks; i += 32) {
@@ -374,6 +329,7 @@ class Forward {
   }
 
   const AttentionForwardParams& p;
+  const AttentionCall& call;
   const Work& work;
   const Sequence& sequence;
   const int32_t first_query;

@@ -1,29 +1,8 @@
 // Which keys a query sees, and what is added to its scores.
 #pragma once
 
-#include "attention/fragment.cuh"
+#include "attention/sequence.cuh"
 #include "common/exact.cuh"
-#include "params/attention.h"
-
-/// Positions from `first` to `end`, without `end`; none if it is not above `first`.
-struct Interval {
-  int32_t first, end;
-};
-
-/// What one work item works on: a head of a batch entry, or of a packed sequence.
-struct Sequence {
-  uint32_t batch, head;
-  /// Queries and keys of the sequence, and where they start in packed data, else 0.
-  int32_t queries, keys;
-  uint32_t first_query, first_key;
-  /// Keys from this one on are hidden for all queries; at most `keys`.
-  int32_t key_end;
-};
-
-/// Within what fits, `value`.
-DEVICE int32_t clamped(int64_t value, int32_t low, int32_t high) {
-  return static_cast<int32_t>(value < low ? low : value > high ? high : value);
-}
 
 /// The bands of a mask and the length of the keys, as a range of keys for every query. Lengths are at most 2^30, so sums of a
 /// position and a limit fit.
@@ -44,14 +23,14 @@ struct Bands {
 /// What a mask and the options say about single pairs of a query and a key, beyond the bands.
 class Pairs {
  public:
-  DEVICE Pairs(const AttentionForwardParams& p, const Sequence& sequence) : p(p), sequence(sequence) {}
+  DEVICE Pairs(const AttentionCall& call, const Sequence& sequence) : call(call), sequence(sequence) {}
 
   /// Whether there is a part of the mask that knows single pairs.
-  DEVICE bool masked() const { return p.mask.bytes.data != nullptr || p.mask.query_segments.data != nullptr; }
+  DEVICE bool masked() const { return call.mask.bytes.data != nullptr || call.mask.query_segments.data != nullptr; }
 
   /// Whether bytes and segments show `key` to `query`, positions in the sequence.
   DEVICE bool visible(int32_t query, int32_t key) const {
-    const AttentionMask& mask = p.mask;
+    const AttentionMask& mask = call.mask;
     bool visible = true;
     if (mask.bytes.data != nullptr) {
       visible = known(mask.bytes, query, key) &&
@@ -66,17 +45,17 @@ class Pairs {
 
   /// The bias of a pair; -inf where there is none.
   DEVICE float bias(int32_t query, int32_t key) const {
-    if (!known(p.bias, query, key)) return -INFINITY;
-    const uint64_t at = offset(p.bias, query, key);
-    if (p.bias_type == ATTENTION_F32) return __ldg(static_cast<const float*>(p.bias.data) + at);
-    const uint32_t word = __ldg(static_cast<const uint16_t*>(p.bias.data) + at);
-    return p.bias_type == ATTENTION_F16 ? F16::low(word) : BF16::low(word);
+    if (!known(call.scores.bias, query, key)) return -INFINITY;
+    const uint64_t at = offset(call.scores.bias, query, key);
+    if (call.scores.bias_type == ATTENTION_F32) return __ldg(static_cast<const float*>(call.scores.bias.data) + at);
+    const uint32_t word = __ldg(static_cast<const uint16_t*>(call.scores.bias.data) + at);
+    return call.scores.bias_type == ATTENTION_F16 ? F16::low(word) : BF16::low(word);
   }
 
   /// What the distance from the diagonal is multiplied with.
-  DEVICE float slope() const { return __ldg(p.slopes + sequence.batch * p.slopes_batch + sequence.head * p.slopes_head); }
+  DEVICE float slope() const { return __ldg(call.scores.slopes + sequence.batch * call.scores.slopes_batch + sequence.head * call.scores.slopes_head); }
   DEVICE float distance(int32_t query, int32_t key) const {
-    const int32_t own = query + (p.slopes_bottom_right != 0 ? sequence.keys - sequence.queries : 0);
+    const int32_t own = query + (call.scores.slopes_bottom_right != 0 ? sequence.keys - sequence.queries : 0);
     return fabsf(static_cast<float>(own - key));
   }
 
@@ -89,7 +68,7 @@ class Pairs {
     return __ldg(positions.data + sequence.batch * positions.batch + position * positions.position);
   }
 
-  const AttentionForwardParams& p;
+  const AttentionCall& call;
   const Sequence& sequence;
 };
 

@@ -14,6 +14,9 @@ typedef struct {
   uint64_t head;
   /// Distance between rows. The elements of a row are neighbours.
   uint64_t row;
+  /// Whether 16 bytes from any row on, in steps of as many, are aligned (0 or 1).
+  uint32_t vectors;
+  uint32_t reserved;
 } AttentionMatrix;
 
 /// A value for every query and key, of any type, by their positions in a sequence; every stride may be 0.
@@ -91,9 +94,47 @@ typedef struct {
   /// Elements of a row of q and k, and of v and out.
   uint32_t head_size;
   uint32_t value_size;
-  /// Query tiles of a batch entry, or of all packed sequences together at most.
-  uint32_t query_tiles;
+  uint32_t reserved;
 } AttentionSizes;
+
+/// From products to weights. A score is `product * factor` plus bias, less slope times distance, then capped; its weight is
+/// exp2((score - max) * log2_factor). Where nothing is added and nothing capped, factor is 1 and the scale is part of log2_factor.
+typedef struct {
+  /// Added to the scores; -inf hides.
+  AttentionPairs bias;
+  /// One of ATTENTION_*: the type of the bias.
+  uint32_t bias_type;
+  /// Whether factor is not 1, or there is a bias, a slope or a cap (0 or 1).
+  uint32_t change;
+  float factor;
+  /// Above 0 and normal.
+  float log2_factor;
+  /// lse = max * natural_factor + ln(sum).
+  float natural_factor;
+  /// Scores become cap * tanh(score / cap); 0 for no cap.
+  float cap;
+  /// f32, one per batch entry and head: times the distance from a diagonal is subtracted from the scores; null without.
+  const float *slopes;
+  uint64_t slopes_batch;
+  uint64_t slopes_head;
+  /// Whether that diagonal ends at the last query and key (1), or starts at the first ones (0).
+  uint32_t slopes_bottom_right;
+  uint32_t reserved;
+} AttentionScores;
+
+/// What the kernels of both directions know of a call.
+typedef struct {
+  AttentionSizes sizes;
+  AttentionMatrix q;
+  AttentionMatrix k;
+  AttentionMatrix v;
+  /// Packed sequences: where sequence i starts, and behind the last one where it ends; null if nothing is packed. What lies
+  /// outside of the data is cut off.
+  const int32_t *query_offsets;
+  const int32_t *key_offsets;
+  AttentionMask mask;
+  AttentionScores scores;
+} AttentionCall;
 
 /// The softmax of some of the keys of a query.
 typedef struct {
@@ -107,14 +148,8 @@ typedef struct {
 enum { ATTENTION_SPLIT_KEYS = 1024 };
 
 /// Forward kernels, and the one that merges splits.
-///
-/// A score is `product * score_factor` plus bias, then capped; its weight is exp2((score - max) * log2_factor). Where nothing is
-/// added and nothing capped, score_factor is 1 and the scale is part of log2_factor.
 typedef struct {
-  AttentionSizes sizes;
-  AttentionMatrix q;
-  AttentionMatrix k;
-  AttentionMatrix v;
+  AttentionCall call;
   /// Written: [queries, value_size] per batch entry and head.
   AttentionMatrix out;
   /// Written: natural logarithm of the sum of exp(score); null if nobody wants it.
@@ -122,44 +157,17 @@ typedef struct {
   uint64_t lse_batch;
   uint64_t lse_head;
   uint64_t lse_row;
-  /// Packed sequences: where sequence i starts, and behind the last one where it ends; null if nothing is packed. What lies
-  /// outside of the data is cut off.
-  const int32_t *query_offsets;
-  const int32_t *key_offsets;
-  AttentionMask mask;
+  /// Query tiles of a batch entry, or of all packed sequences together at most.
+  uint32_t query_tiles;
   /// Parts of ATTENTION_SPLIT_KEYS keys each that different blocks work on, from key `split_from` on, a multiple of that; 1 if
   /// one block has all keys of a query. Not for packed sequences.
   uint32_t splits;
   uint32_t split_from;
+  uint32_t reserved;
   /// With several splits instead of out and lse: per split, batch entry, head and query value_size f32, the sums of weights
   /// times v, and an AttentionState. The merge kernel makes the results of them.
   float *split_outputs;
   AttentionState *split_states;
-  /// Added to the scores.
-  AttentionPairs bias;
-  /// One of ATTENTION_*: the type of the bias.
-  uint32_t bias_type;
-  /// Whether 16 bytes from any row on, in steps of as many, are aligned (0 or 1 each).
-  uint32_t q_vectors;
-  uint32_t k_vectors;
-  uint32_t v_vectors;
-  uint32_t out_vectors;
-  float score_factor;
-  /// Above 0 and normal.
-  float log2_factor;
-  /// lse = max * natural_factor + ln(sum).
-  float natural_factor;
-  /// Scores become cap * tanh(score / cap); 0 for no cap.
-  float cap;
-  /// Whether score_factor is not 1, or there is a bias, a slope or a cap (0 or 1).
-  uint32_t scores_change;
-  /// f32, one per batch entry and head: times the distance from a diagonal is subtracted from the scores; null without.
-  const float *slopes;
-  uint64_t slopes_batch;
-  uint64_t slopes_head;
-  /// Whether that diagonal ends at the last query and key (1), or starts at the first ones (0).
-  uint32_t slopes_bottom_right;
-  uint32_t reserved;
 } AttentionForwardParams;
 
 #endif

@@ -1,27 +1,10 @@
-//! Launch plans of attention.
+//! Launch plans of the forward kernels.
 
-use super::piece::MAX_BLOCKS;
+use super::{Size, Tiles, tiles};
 use crate::dtype::DType;
+use crate::plan::piece::MAX_BLOCKS;
 use std::fmt;
 use std::ops::Range;
-
-/// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
-/// on the element type and the head size alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Tiles {
-    /// Largest size of rows of q, k and v; shorter rows are padded with zeros.
-    pub head: u32,
-    /// Warps of a block.
-    pub warps: u32,
-    /// 16 queries each, per warp.
-    pub row_tiles: u32,
-    /// Keys of a tile.
-    pub keys: u32,
-}
-
-const fn tiles(head: u32, warps: u32, row_tiles: u32, keys: u32) -> Tiles {
-    Tiles { head, warps, row_tiles, keys }
-}
 
 /// Kernels on 16-bit elements. Two row tiles per warp halve what is read of shared memory per product; 96 KiB of shared memory fit on
 /// every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
@@ -44,50 +27,10 @@ pub const WIDE: [Tiles; 6] = [
     tiles(256, 2, 1, 16),
 ];
 
-impl Tiles {
-    /// Those of the kernel for masks and scores of any kind: the same tiles, but no warp has more than 16 queries.
-    pub const fn general(self) -> Self {
-        Self { warps: self.warps * self.row_tiles, row_tiles: 1, ..self }
-    }
-
-    /// Queries of a tile.
-    pub const fn queries(self) -> u32 {
-        self.warps * self.row_tiles * 16
-    }
-
-    /// Threads of a block.
-    pub const fn threads(self) -> u32 {
-        self.warps * 32
-    }
-
-    /// Bytes of shared memory: the query tile, and twice a key tile and its value tile.
-    pub const fn shared(self, dtype: DType) -> u64 {
-        (self.queries() as u64 + 4 * self.keys as u64) * self.head as u64 * dtype.size() as u64
-    }
-}
-
-/// What the plan depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size {
-    /// Batch entries.
-    pub batch: u64,
-    /// Heads of the queries.
-    pub heads: u64,
-    /// Queries of a batch entry.
-    pub queries: u64,
-    /// Elements of a row of q and k.
-    pub head_size: u64,
-    /// Elements of a row of v.
-    pub value_size: u64,
-}
-
 /// Keys of a split. A call's own lengths decide whether and where its keys are split, never how much other work there is.
 pub const SPLIT_KEYS: u64 = 1024;
 /// The most queries for which keys are split; more of them keep a GPU busy by themselves.
 const SPLIT_QUERIES: u64 = 128;
-
-/// The largest head size.
-pub const MAX_HEAD: u64 = 256;
 
 /// How the forward operation is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,13 +68,13 @@ pub fn merge(queries: u64) -> (u64, u32) {
     (queries.div_ceil(4).min(MAX_BLOCKS), 128)
 }
 
-/// The tiles of the smallest kernel that holds rows of `head` elements, at most [`MAX_HEAD`].
+/// The tiles of the smallest kernel that holds rows of `head` elements, at most [`super::MAX_HEAD`].
 pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
     let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
     *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
 }
 
-/// The plan of a forward operation with at least one query, and head sizes of at most [`MAX_HEAD`]. The queries of one batch entry
+/// The plan of a forward operation with at least one query, and head sizes of at most [`super::MAX_HEAD`]. The queries of one batch entry
 /// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands.
 pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
     let tiles = tiles_for(size.head_size.max(size.value_size), dtype);

@@ -1,0 +1,116 @@
+//! The launch of the forward kernels.
+
+use super::{EVERYTHING, Forward, four, matrix};
+use crate::dtype::{DType, Float};
+use crate::error::Result;
+use crate::kernels::params::{ATTENTION_SPLIT_KEYS, AttentionForwardParams, AttentionState};
+use crate::kernels::{KernelId, LaunchShape, launch};
+use crate::plan::attention as plan;
+use crate::shape::Shape;
+use crate::tensor::{Tensor, ViewMut};
+use std::ops::Range;
+
+/// Where the results of a forward call go.
+pub(crate) struct Results<'a, T> {
+    /// Rows of Dv elements.
+    pub(crate) out: ViewMut<'a, T>,
+    pub(crate) lse: Option<ViewMut<'a, f32>>,
+    /// Which dims of either are those of the batch, the heads and the rows. Packed results have no batch.
+    pub(crate) dims: [Option<usize>; 3],
+}
+
+impl<T> Results<'_, T> {
+    /// Strides of the batch, the heads and the rows of a layout.
+    fn strides(&self, strides: &[u64]) -> [u64; 3] {
+        self.dims.map(|dim| dim.map_or(0, |dim| strides[dim]))
+    }
+}
+
+/// A call with one query as one with a query for every head that shares its keys: they see the same of them, so a block that has read
+/// a key serves all. `keys` are those that the query sees.
+fn share_keys(params: &mut AttentionForwardParams, keys: &Range<u64>) {
+    let call = &mut params.call;
+    let group = call.sizes.heads / call.sizes.key_heads;
+    (call.sizes.heads, call.sizes.queries) = (call.sizes.key_heads, group);
+    for matrix in [&mut call.q, &mut params.out] {
+        (matrix.row, matrix.head) = (matrix.head, matrix.head * u64::from(group));
+    }
+    (params.lse_row, params.lse_head) = (params.lse_head, params.lse_head * u64::from(group));
+    // Bands go by the number of a query.
+    (call.mask.top_left, call.mask.bottom_right) = (EVERYTHING, EVERYTHING);
+    (call.mask.first_key, call.sizes.keys) = (keys.start as u32, keys.end as u32);
+}
+
+/// Enqueues a forward call.
+pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results: Results<T>) -> Result<()> {
+    let (dtype, device) = (T::DTYPE, call.q.device());
+    let [batch, heads, queries, head_size] = four(call.q.dims());
+    let [_, key_heads, keys, value_size] = four(call.v.dims());
+    // The lengths of a call say how it is split, whoever shares a block.
+    let seen = call.masking.keys(queries, keys);
+    let shared = queries == 1 && heads > key_heads && call.offsets.is_none() && !call.general();
+    let group = u64::from(if shared { heads / key_heads } else { 1 });
+    let size = plan::Size {
+        batch: batch.into(),
+        heads: u64::from(heads) / group,
+        queries: u64::from(queries) * group,
+        head_size: head_size.into(),
+        value_size: value_size.into(),
+    };
+    let plan = plan::forward(&size, seen.clone(), call.sequences(), dtype, call.general());
+    let rows = [batch, heads, queries].map(|length| length as usize);
+    let workspace = |elements: usize| -> Result<Option<Tensor<f32>>> {
+        let dims = [plan.splits as usize, rows[0] * rows[1] * rows[2], elements];
+        (plan.splits > 1).then(|| Tensor::unfilled(op, device, Shape::new(op, &dims)?)).transpose()
+    };
+    let (mut outputs, mut states) = (workspace(value_size as usize)?, workspace(2)?);
+    let address = |tensor: &mut Option<Tensor<f32>>| {
+        tensor.as_mut().map_or(Ok(0), |tensor| tensor.view_mut().address(op, "the workspace"))
+    };
+    let out_address = results.out.address(op, "out")?;
+    let out_strides = results.strides(results.out.layout().strides());
+    let (lse_address, lse_strides) = match &mut results.lse {
+        None => (0, vec![0; 3]),
+        Some(lse) => (lse.address(op, "lse")?, lse.layout().strides().to_vec()),
+    };
+    let lse_strides = results.strides(&lse_strides);
+    let mut params = AttentionForwardParams {
+        call: call.params(),
+        out: matrix::<T>(out_address, &rows, &out_strides),
+        lse: lse_address as *mut f32,
+        lse_batch: lse_strides[0],
+        lse_head: lse_strides[1],
+        lse_row: lse_strides[2],
+        query_tiles: plan.query_tiles as u32,
+        splits: plan.splits as u32,
+        split_from: plan.split_from as u32,
+        reserved: 0,
+        split_outputs: address(&mut outputs)? as *mut f32,
+        split_states: address(&mut states)? as *mut AttentionState,
+    };
+    if shared {
+        share_keys(&mut params, &seen);
+    }
+    let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
+    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
+    // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
+    // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and query.
+    unsafe { launch(device, id, &shape, &params) }?;
+    if plan.splits == 1 {
+        return Ok(());
+    }
+    let (blocks, threads) = plan::merge(rows.iter().map(|length| *length as u64).product());
+    let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
+    // SAFETY: as above; the workspaces were filled by the launch before.
+    unsafe { launch(device, KernelId::AttentionMerge { dtype }, &shape, &params) }
+}
+
+const _: () = assert!(ATTENTION_SPLIT_KEYS.0 as u64 == plan::SPLIT_KEYS);
+
+/// The kernels that exist for an element type.
+pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
+    let table = if dtype.size() == 4 { plan::WIDE } else { plan::NARROW };
+    let merge = [KernelId::AttentionMerge { dtype }];
+    let both = move |head| [false, true].map(|general| KernelId::AttentionForward { dtype, head, general });
+    table.into_iter().flat_map(move |tiles| both(tiles.head)).chain(merge)
+}

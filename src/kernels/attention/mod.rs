@@ -1,0 +1,216 @@
+//! The launches of attention: what the kernels of both directions are told about a call.
+
+mod forward;
+
+pub(crate) use forward::{Results, forward};
+
+use super::KernelId;
+use super::params::{
+    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionBand, AttentionCall, AttentionMask, AttentionMatrix,
+    AttentionPairs, AttentionPositions, AttentionScores, AttentionSizes,
+};
+use crate::dtype::{DType, Element, bf16, f16};
+use crate::mask::{Align, Band, Polarity};
+use crate::tensor::View;
+use std::ffi::c_void;
+use std::ops::Range;
+use std::ptr;
+
+/// What stands for no limit of a band.
+const UNLIMITED: i64 = 1 << 40;
+
+/// Every key.
+const EVERYTHING: AttentionBand = AttentionBand { first: -UNLIMITED, last: UNLIMITED };
+
+/// What all bands with this alignment leave.
+fn bands(all: &[Band], align: Align) -> AttentionBand {
+    let limit = |distance: Option<u64>| distance.map_or(UNLIMITED, |distance| distance.min(UNLIMITED as u64) as i64);
+    let own = || all.iter().filter(|band| band.align == align);
+    AttentionBand {
+        first: own().map(|band| -limit(band.left)).max().unwrap_or(-UNLIMITED),
+        last: own().map(|band| limit(band.right)).min().unwrap_or(UNLIMITED),
+    }
+}
+
+/// Which keys take part.
+pub(crate) struct Masking<'a> {
+    pub(crate) bands: &'a [Band],
+    /// `[B]`
+    pub(crate) key_lengths: Option<View<'a, i32>>,
+    /// `[B, Sq]` and `[B, Sk]`
+    pub(crate) segments: Option<(View<'a, i32>, View<'a, i32>)>,
+    /// `[B, Hq, Sq, Sk]`
+    pub(crate) visible: Option<(View<'a, u8>, Polarity)>,
+}
+
+impl Masking<'_> {
+    fn params(&self) -> AttentionMask {
+        let segments = self.segments.as_ref();
+        AttentionMask {
+            top_left: bands(self.bands, Align::TopLeft),
+            bottom_right: bands(self.bands, Align::BottomRight),
+            key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
+            key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
+            query_segments: segments.map_or(NO_POSITIONS, |(of_q, _)| positions(of_q)),
+            key_segments: segments.map_or(NO_POSITIONS, |(_, of_k)| positions(of_k)),
+            bytes: self.visible.as_ref().map_or(NO_PAIRS, |(bytes, _)| pairs(bytes)),
+            bytes_hide: u32::from(self.visible.as_ref().is_some_and(|(_, polarity)| *polarity == Polarity::Hide)),
+            first_key: 0,
+        }
+    }
+
+    /// The keys that any of so many queries sees by the bands.
+    fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
+        let (queries, keys) = (i128::from(queries), i128::from(keys));
+        let lower = |limit: i64| i128::from(limit) + keys - queries;
+        let (top_left, bottom_right) = (bands(self.bands, Align::TopLeft), bands(self.bands, Align::BottomRight));
+        let first = i128::from(top_left.first).max(lower(bottom_right.first));
+        let last = i128::from(top_left.last).min(lower(bottom_right.last));
+        let end = (last + queries).clamp(0, keys);
+        first.clamp(0, end) as u64..end as u64
+    }
+}
+
+/// A bias of `[B, Hq, Sq, Sk]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Bias<'a> {
+    F32(View<'a, f32>),
+    F16(View<'a, f16>),
+    BF16(View<'a, bf16>),
+}
+
+/// A checked forward call: with packed sequences B counts them in masks, bias and slopes, and Sq and Sk are any lengths there. Else: q `[B, Hq, Sq, D]`, k `[B, Hkv, Sk, D]`, v `[B, Hkv, Sk, Dv]` with neighbouring elements of rows, at least one
+/// query, lengths of at most 2^30, head sizes from 1 to 256, Hq a multiple of Hkv.
+pub(crate) struct Forward<'a, T> {
+    pub(crate) q: View<'a, T>,
+    pub(crate) k: View<'a, T>,
+    pub(crate) v: View<'a, T>,
+    pub(crate) masking: Masking<'a>,
+    pub(crate) bias: Option<Bias<'a>>,
+    /// `[B, Hq]`, and whether the diagonal is that of the last query and key.
+    pub(crate) slopes: Option<(View<'a, f32>, bool)>,
+    pub(crate) scale: f32,
+    pub(crate) cap: Option<f32>,
+    /// Packed sequences: where each of them starts in the queries and in the keys, and behind the last one where it ends. Then B is 1
+    /// in all shapes above.
+    pub(crate) offsets: Option<(View<'a, i32>, View<'a, i32>)>,
+}
+
+impl<T: Element> Forward<'_, T> {
+    /// Whether scores are more than products times a factor that the exponential can take over.
+    fn scores_change(&self) -> bool {
+        // A factor of 0 or below would turn hidden scores into visible ones, and an extreme one leaves the range of f32.
+        let ordinary = (1e-30..1e30).contains(&self.scale);
+        !ordinary || self.bias.is_some() || self.slopes.is_some() || self.cap.is_some()
+    }
+
+    /// Whether masks or scores ask for the kernels that take any.
+    fn general(&self) -> bool {
+        self.scores_change() || self.masking.segments.is_some() || self.masking.visible.is_some()
+    }
+
+    /// Number of packed sequences.
+    fn sequences(&self) -> Option<u64> {
+        self.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1)
+    }
+
+    fn scores(&self) -> AttentionScores {
+        let (change, slopes) = (self.scores_change(), self.slopes.as_ref());
+        let log2_e = std::f64::consts::LOG2_E;
+        AttentionScores {
+            bias: match &self.bias {
+                None => NO_PAIRS,
+                Some(Bias::F32(bias)) => pairs(bias),
+                Some(Bias::F16(bias)) => pairs(bias),
+                Some(Bias::BF16(bias)) => pairs(bias),
+            },
+            bias_type: match &self.bias {
+                None | Some(Bias::F32(_)) => ATTENTION_F32.0,
+                Some(Bias::F16(_)) => ATTENTION_F16.0,
+                Some(Bias::BF16(_)) => ATTENTION_BF16.0,
+            },
+            change: u32::from(change),
+            factor: if change { self.scale } else { 1.0 },
+            log2_factor: if change { log2_e as f32 } else { (log2_e * f64::from(self.scale)) as f32 },
+            natural_factor: if change { 1.0 } else { self.scale },
+            cap: self.cap.unwrap_or(0.0),
+            slopes: slopes.map_or(ptr::null(), |(slopes, _)| slopes.address() as *const f32),
+            slopes_batch: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[0]),
+            slopes_head: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[1]),
+            slopes_bottom_right: slopes.map_or(0, |(_, bottom_right)| u32::from(*bottom_right)),
+            reserved: 0,
+        }
+    }
+
+    /// What the kernels of both directions take.
+    fn params(&self) -> AttentionCall {
+        let [batch, heads, queries, head_size] = four(self.q.dims());
+        let [_, key_heads, keys, value_size] = four(self.v.dims());
+        let batch = self.sequences().map_or(batch, |sequences| sequences as u32);
+        let offsets = |view: Option<&View<i32>>| view.map_or(ptr::null(), |view| view.address() as *const i32);
+        AttentionCall {
+            sizes: AttentionSizes { batch, heads, key_heads, queries, keys, head_size, value_size, reserved: 0 },
+            q: matrix_of(&self.q),
+            k: matrix_of(&self.k),
+            v: matrix_of(&self.v),
+            query_offsets: offsets(self.offsets.as_ref().map(|(of_q, _)| of_q)),
+            key_offsets: offsets(self.offsets.as_ref().map(|(_, of_k)| of_k)),
+            mask: self.masking.params(),
+            scores: self.scores(),
+        }
+    }
+}
+
+/// A matrix per batch entry and head: `lengths` and `strides` are those of the batch, the heads and the rows.
+fn matrix<T: Element>(address: u64, lengths: &[usize], strides: &[u64]) -> AttentionMatrix {
+    let bytes = size_of::<T>() as u64;
+    let aligned = |(length, stride): (&usize, &u64)| *length == 1 || stride.wrapping_mul(bytes).is_multiple_of(16);
+    let vectors = address.is_multiple_of(16) && lengths[..3].iter().zip(strides).all(aligned);
+    AttentionMatrix {
+        data: address as *const c_void,
+        batch: strides[0],
+        head: strides[1],
+        row: strides[2],
+        vectors: u32::from(vectors),
+        reserved: 0,
+    }
+}
+
+/// Rows `[B, H, S, D]`.
+fn matrix_of<T: Element>(view: &View<T>) -> AttentionMatrix {
+    matrix::<T>(view.address(), view.dims(), view.layout().strides())
+}
+
+fn pairs<T: Element>(view: &View<T>) -> AttentionPairs {
+    let (s, dims) = (view.layout().strides(), view.dims());
+    AttentionPairs {
+        data: view.address() as *const c_void,
+        batch: s[0],
+        head: s[1],
+        query: s[2],
+        key: s[3],
+        queries: dims[2] as u32,
+        keys: dims[3] as u32,
+    }
+}
+
+fn positions(view: &View<i32>) -> AttentionPositions {
+    let s = view.layout().strides();
+    let positions = view.dims()[1] as u32;
+    AttentionPositions { data: view.address() as *const i32, batch: s[0], position: s[1], positions, reserved: 0 }
+}
+
+const NO_PAIRS: AttentionPairs =
+    AttentionPairs { data: ptr::null(), batch: 0, head: 0, query: 0, key: 0, queries: 0, keys: 0 };
+const NO_POSITIONS: AttentionPositions =
+    AttentionPositions { data: ptr::null(), batch: 0, position: 0, positions: 0, reserved: 0 };
+
+/// Dims that were checked to be four, and small.
+fn four(dims: &[usize]) -> [u32; 4] {
+    std::array::from_fn(|dim| dims[dim] as u32)
+}
+
+/// The kernels that exist for an element type.
+pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
+    forward::kernels(dtype)
+}

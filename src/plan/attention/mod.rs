@@ -1,0 +1,65 @@
+//! Launch plans of attention.
+
+mod forward;
+
+pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, merge, tiles_for};
+
+use crate::dtype::DType;
+
+/// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
+/// on the element type and the head size alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tiles {
+    /// Largest size of rows of q, k and v; shorter rows are padded with zeros.
+    pub head: u32,
+    /// Warps of a block.
+    pub warps: u32,
+    /// 16 queries each, per warp.
+    pub row_tiles: u32,
+    /// Keys of a tile.
+    pub keys: u32,
+}
+
+const fn tiles(head: u32, warps: u32, row_tiles: u32, keys: u32) -> Tiles {
+    Tiles { head, warps, row_tiles, keys }
+}
+
+impl Tiles {
+    /// Those of the kernel for masks and scores of any kind: the same tiles, but no warp has more than 16 queries.
+    pub const fn general(self) -> Self {
+        Self { warps: self.warps * self.row_tiles, row_tiles: 1, ..self }
+    }
+
+    /// Queries of a tile.
+    pub const fn queries(self) -> u32 {
+        self.warps * self.row_tiles * 16
+    }
+
+    /// Threads of a block.
+    pub const fn threads(self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Bytes of shared memory: the query tile, and twice a key tile and its value tile.
+    pub const fn shared(self, dtype: DType) -> u64 {
+        (self.queries() as u64 + 4 * self.keys as u64) * self.head as u64 * dtype.size() as u64
+    }
+}
+
+/// What the plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Batch entries.
+    pub batch: u64,
+    /// Heads of the queries.
+    pub heads: u64,
+    /// Queries of a batch entry.
+    pub queries: u64,
+    /// Elements of a row of q and k.
+    pub head_size: u64,
+    /// Elements of a row of v.
+    pub value_size: u64,
+}
+
+/// The largest head size.
+pub const MAX_HEAD: u64 = 256;
