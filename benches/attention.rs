@@ -4,9 +4,9 @@ mod common;
 
 use common::{Case, DeviceTime, Machine, Operands, criterion, normal};
 use criterion::Criterion;
-use sumexp::attention::{Attention, AttentionMask, forward_into};
-use sumexp::mask::{Align, Band};
-use sumexp::{Float, bf16, f16, sigmoid};
+use sumexp::attention::{Attention, AttentionInto, forward_into};
+use sumexp::mask::Align;
+use sumexp::{Float, Mask, bf16, f16, sigmoid};
 
 /// Columns of all heads together.
 const HIDDEN: usize = 2048;
@@ -31,11 +31,10 @@ fn each_shape<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine
             // Values above 0, so that relative errors say something.
             x[2] = sigmoid(&x[2]).expect("a legal call");
             let operands = Operands::of(x);
-            for (op, bands) in [("attention", &[][..]), ("attention_causal", &[Band::causal(Align::BottomRight)][..])] {
-                let mask = AttentionMask { bands, ..AttentionMask::default() };
+            for (op, mask) in [("attention", Mask::None), ("attention_causal", Mask::Causal(Align::BottomRight))] {
                 let options = Attention { mask, ..Attention::default() };
                 Case { machine, op, shape: format!("{dims:?}") }.measure(criterion, &operands, &dims, |o, out| {
-                    forward_into(&o.x[0], &o.x[1], &o.x[2], &options, out, None)
+                    forward_into(&o.x[0], &o.x[1], &o.x[2], &options, AttentionInto { out, lse: None })
                 });
             }
         }

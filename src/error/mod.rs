@@ -1,6 +1,9 @@
 //! What can go wrong. Every message is one sentence that names the operation, the operands and both values.
 
 mod code;
+mod device_name;
+
+pub use device_name::DeviceName;
 
 /// A [`std::result::Result`] whose error is [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,6 +28,47 @@ pub enum Error {
         right: &'static str,
         /// Its shape.
         right_shape: Vec<usize>,
+    },
+
+    /// An operand with another number of dims than the operation takes.
+    #[error("{op}: {operand} must have the dims {wanted}, but has shape {shape:?}")]
+    OperandRank {
+        /// The operation that refused.
+        op: &'static str,
+        /// Name of the operand.
+        operand: &'static str,
+        /// The dims it must have, by name.
+        wanted: &'static str,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+
+    /// Sizes of two operands that do not go together.
+    #[error("{op}: {rule}: {left_size} in {left}, {right_size} in {right}")]
+    Sizes {
+        /// The operation that refused.
+        op: &'static str,
+        /// What is wrong with them, in words.
+        rule: &'static str,
+        /// Name of the first operand.
+        left: &'static str,
+        /// Its size.
+        left_size: usize,
+        /// Name of the second operand.
+        right: &'static str,
+        /// Its size.
+        right_size: usize,
+    },
+
+    /// A mask that says nothing about the operation it is used with, or more than the operation can take.
+    #[error("{op}: {mask} mask: {reason}")]
+    Mask {
+        /// The operation that refused.
+        op: &'static str,
+        /// The kind of mask.
+        mask: &'static str,
+        /// Why, in words.
+        reason: &'static str,
     },
 
     /// An operand cannot be broadcast to the shape it is used with.
@@ -196,7 +240,7 @@ pub enum Error {
         dtype: &'static str,
     },
 
-    /// An output whose elements are not stored one behind the other in row-major order.
+    /// An operand, or a dim of one, whose elements are not stored one behind the other in row-major order.
     #[error("{op}: {output} must be contiguous, but has shape {shape:?} with strides {strides:?}")]
     NotContiguous {
         /// The operation that refused.
@@ -449,27 +493,4 @@ pub enum Error {
         /// Minor number needed.
         needed_minor: u32,
     },
-}
-
-/// A device as messages name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum DeviceName {
-    /// The host.
-    Cpu,
-    /// One stream of one GPU.
-    Cuda {
-        /// Number of the GPU.
-        ordinal: usize,
-        /// Number of the stream, counted over the life of the process from 0.
-        stream: u64,
-    },
-}
-
-impl std::fmt::Display for DeviceName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda { ordinal, stream } => write!(f, "cuda:{ordinal} (stream {stream})"),
-        }
-    }
 }

@@ -80,6 +80,20 @@ impl Layout {
         self.shape.is_empty() || *self == Self::contiguous(self.shape)
     }
 
+    /// Whether each stride steps over everything that the smaller ones reach. Then no two elements lie in one place.
+    pub fn is_nested(&self) -> bool {
+        let mut dims: Vec<(u64, u64)> =
+            self.strides().iter().copied().zip(self.dims().iter().map(|len| *len as u64)).collect();
+        dims.retain(|(_, len)| *len > 1);
+        dims.sort_unstable();
+        let mut reached = 1;
+        dims.into_iter().all(|(stride, len)| {
+            let nested = stride >= reached;
+            reached += (len - 1) * stride;
+            nested
+        })
+    }
+
     /// Elements from the first to the furthest one reached, both included; 0 if there are none.
     pub fn span(&self) -> u64 {
         self.checked_span().expect("layouts are only made from checked strides")

@@ -93,10 +93,14 @@ impl<'a, T: Element> View<'a, T> {
     /// # Errors
     /// [`Error::Broadcast`], [`Error::Rank`], [`Error::TooLarge`].
     pub fn expand(self, dims: &[usize]) -> Result<Self> {
-        let op = "View::expand";
-        let layout = self.layout.broadcast(op, "the view", &Shape::new(op, dims)?)?;
+        self.broadcast("View::expand", "the view", dims)
+    }
+
+    /// [`View::expand`] of an operand of `op`.
+    pub(crate) fn broadcast(self, op: &'static str, operand: &'static str, dims: &[usize]) -> Result<Self> {
+        let layout = self.layout.broadcast(op, operand, &Shape::new(op, dims)?)?;
         // An expansion to no elements reaches none.
-        Ok(Self { span: self.span.part(bytes::<T>(0, &layout)), layout, ..self })
+        Ok(Self { span: self.span.part(bytes::<T>(0, &layout)), layout, elements: PhantomData })
     }
 
     /// The same elements in the same order under another shape.
@@ -234,6 +238,14 @@ impl<'a, T: Element> ViewMut<'a, T> {
         Ok(Self { span: self.span.part(bytes::<T>(offset, &layout)), layout, elements: PhantomData })
     }
 
+    /// The same elements with the dims in another order, as [`View::permute`].
+    ///
+    /// # Errors
+    /// [`Error::Permutation`].
+    pub fn permute(self, order: &[usize]) -> Result<Self> {
+        Ok(Self { layout: self.layout.permute("ViewMut::permute", order)?, ..self })
+    }
+
     /// The same elements in the same order under another shape.
     ///
     /// # Errors
@@ -294,15 +306,53 @@ impl<'a, T: Element> ViewMut<'a, T> {
         shape: (&'static str, &Shape),
         inputs: &[(&'static str, Range<u64>)],
     ) -> Result<()> {
-        let (like, shape) = shape;
-        if self.shape() != shape {
-            let (left_shape, right_shape) = (self.dims().to_vec(), shape.dims().to_vec());
-            return Err(Error::Shapes { op, left: output, left_shape, right: like, right_shape });
-        }
+        self.check_shape(op, output, shape)?;
         if !self.layout.is_contiguous() {
-            let strides = self.layout.strides().to_vec();
-            return Err(Error::NotContiguous { op, output, shape: self.dims().to_vec(), strides });
+            return Err(self.not_contiguous(op, output));
         }
+        self.check_overlap(op, output, inputs)
+    }
+
+    /// As [`ViewMut::check_output`], but only the elements of a row, along the last dim, must be neighbours. The second name is
+    /// that of this dim. Two elements in one place are refused.
+    pub(crate) fn check_rows(
+        &self,
+        op: &'static str,
+        (output, rows): (&'static str, &'static str),
+        shape: (&'static str, &Shape),
+        inputs: &[(&'static str, Range<u64>)],
+    ) -> Result<()> {
+        self.check_shape(op, output, shape)?;
+        if !self.shape().is_empty() {
+            if self.dims().last().is_some_and(|len| *len > 1) && self.layout.strides().last() != Some(&1) {
+                return Err(self.not_contiguous(op, rows));
+            }
+            if !self.layout.is_nested() {
+                return Err(self.not_contiguous(op, output));
+            }
+        }
+        self.check_overlap(op, output, inputs)
+    }
+
+    fn check_shape(&self, op: &'static str, output: &'static str, like: (&'static str, &Shape)) -> Result<()> {
+        let (right, shape) = like;
+        if self.shape() == shape {
+            return Ok(());
+        }
+        let (left_shape, right_shape) = (self.dims().to_vec(), shape.dims().to_vec());
+        Err(Error::Shapes { op, left: output, left_shape, right, right_shape })
+    }
+
+    fn not_contiguous(&self, op: &'static str, output: &'static str) -> Error {
+        Error::NotContiguous { op, output, shape: self.dims().to_vec(), strides: self.layout.strides().to_vec() }
+    }
+
+    fn check_overlap(
+        &self,
+        op: &'static str,
+        output: &'static str,
+        inputs: &[(&'static str, Range<u64>)],
+    ) -> Result<()> {
         let own = self.span.as_span().addresses();
         match inputs.iter().find(|(_, input)| own.start < input.end && input.start < own.end) {
             None => Ok(()),

@@ -1,13 +1,12 @@
 //! Masks of every kind, biases, slopes, caps, hidden values, layouts.
 
 use crate::common::device::assert_no_findings;
-use crate::common::gpu::device;
 use crate::common::random::Random;
 use crate::naive::{Problem, rounded};
-use crate::{CAUSAL, banded, compare, compare_biased, everything, problem, results, run};
-use sumexp::attention::{Attention, AttentionMask, Bias, forward, forward_into};
-use sumexp::mask::{Align, Band};
-use sumexp::{Dim, Error, Float, Tensor, bf16, f16, hide, keep};
+use crate::{CAUSAL, compare, compare_biased, device, everything, problem, results, run, window};
+use sumexp::attention::{Alibi, Attention, AttentionInto, forward, forward_into};
+use sumexp::mask::Align;
+use sumexp::{Dim, Error, Float, Mask, Tensor, bf16, f16, hide, keep};
 
 fn bytes(seed: u64, count: usize) -> Vec<u8> {
     let mut random = Random::new(seed);
@@ -20,7 +19,8 @@ fn masks<T: Float>() {
         let p = problem::<T>(5, [2, 2, 1, queries, keys, head, head], 1.0);
         let lengths = [keys as i32 - 5, 3];
         let of_keys = Tensor::from_slice(&device, &[2], &lengths).unwrap();
-        let mask = AttentionMask { key_lengths: Some(of_keys.view()), ..CAUSAL };
+        let both = [Mask::KeyLengths(of_keys.view()), CAUSAL];
+        let mask = Mask::All(&both);
         let diagonal = keys as i64 - queries as i64;
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|b, _, i, j| {
             (j as i32) < lengths[b] && j as i64 <= i as i64 + diagonal
@@ -30,19 +30,18 @@ fn masks<T: Float>() {
         let tensor = Tensor::from_slice(&device, &[2, 2, queries, keys], &all).unwrap();
         let at = |b: usize, h: usize, i: usize, j: usize| all[((b * 2 + h) * queries + i) * keys + j] != 0;
         for kept in [true, false] {
-            let visible = Some(if kept { keep(&tensor) } else { hide(&tensor) });
-            let mask = AttentionMask { visible, ..AttentionMask::default() };
+            let mask = Mask::Visible(if kept { keep(&tensor) } else { hide(&tensor) });
             compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|b, h, i, j| at(b, h, i, j) == kept);
         }
         let row = tensor.view().slice(Dim::front(0), 0..1).unwrap().slice(Dim::front(2), 0..1).unwrap();
-        let mask = AttentionMask { visible: Some(keep(row)), ..AttentionMask::default() };
+        let mask = Mask::Visible(keep(row));
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|_, h, _, j| at(0, h, 0, j));
 
         let segment = |i: usize| (i / 20) as i32;
         let ids = |length: usize| -> Vec<i32> { (0..length).map(segment).collect() };
         let of_q = Tensor::from_slice(&device, &[queries], &ids(queries)).unwrap();
         let of_k = Tensor::from_slice(&device, &[keys], &ids(keys)).unwrap();
-        let mask = AttentionMask { segments: Some((of_q.view(), of_k.view())), ..AttentionMask::default() };
+        let mask = Mask::Segments { q: of_q.view(), k: of_k.view() };
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|_, _, i, j| segment(i) == segment(j));
     }
 }
@@ -71,16 +70,17 @@ fn scores<T: Float>() {
         values.iter_mut().step_by(7).for_each(|x| *x = f32::NEG_INFINITY);
         let tensor = Tensor::from_slice(&device, &[2, 1, queries, keys], &values).unwrap();
         let at = |b: usize, _: usize, i: usize, j: usize| f64::from(values[(b * queries + i) * keys + j]);
-        let options = Attention { bias: Some(Bias::F32(tensor.view())), ..Attention::default() };
+        let options = Attention { bias: Some((&tensor).into()), ..Attention::default() };
         compare_biased::<T>(&p, &options, &everything, &at);
         let halves: Vec<f16> = values.iter().map(|x| f16::from_f32(*x)).collect();
         let tensor = Tensor::from_slice(&device, &[2, 1, queries, keys], &halves).unwrap();
         let of_halves = |b: usize, _: usize, i: usize, j: usize| halves[(b * queries + i) * keys + j].to_f64();
-        let options = Attention { bias: Some(Bias::F16(tensor.view())), ..Attention::default() };
+        let options = Attention { bias: Some((&tensor).into()), ..Attention::default() };
         compare_biased::<T>(&p, &options, &everything, &of_halves);
 
         let slopes = Tensor::from_slice(&device, &[2], &[0.25f32, 0.0625]).unwrap();
-        let options = Attention { alibi_slopes: Some(slopes.view()), mask: CAUSAL, ..Attention::default() };
+        let alibi = Some(Alibi { slopes: slopes.view(), align: Align::BottomRight });
+        let options = Attention { alibi, mask: CAUSAL, ..Attention::default() };
         let diagonal = keys as i64 - queries as i64;
         compare_biased::<T>(&p, &options, &|_, _, i, j| j as i64 <= i as i64 + diagonal, &|_, h, i, j| {
             -[0.25, 0.0625][h] * (i as i64 + diagonal - j as i64).abs() as f64
@@ -129,17 +129,18 @@ fn hidden<T: Float>() {
         let p = problem::<T>(7, [2, 1, 1, queries, keys, head, head], 1.0);
         // Behind the length of batch entry 1, in front of the window, and behind the diagonal.
         let lengths = Tensor::from_slice(&device, &[2], &[keys as i32, keys as i32 / 2]).unwrap();
-        let causal = [Band::causal(Align::TopLeft)];
-        let window = [Band { left: Some(10), right: None, align: Align::BottomRight }];
         let all = bytes(3, keys);
         let visible = Tensor::from_slice(&device, &[keys], &all).unwrap();
-        let length = AttentionMask { key_lengths: Some(lengths.view()), ..AttentionMask::default() };
-        let by_bytes = AttentionMask { visible: Some(keep(&visible)), ..length };
+        let length = Mask::KeyLengths(lengths.view());
+        let both = [length, keep(&visible).into()];
         for (mask, hidden_at) in [
             (length, Box::new(|b: usize, j: usize| b == 1 && j >= keys / 2) as Box<dyn Fn(usize, usize) -> bool>),
-            (by_bytes, Box::new(|b: usize, j: usize| b == 1 && j >= keys / 2 || all[j] == 0)),
-            (banded(&causal), Box::new(move |_, j| j >= queries)),
-            (banded(&window), Box::new(move |_, j: usize| j + queries + 10 < keys)),
+            (Mask::All(&both), Box::new(|b: usize, j: usize| b == 1 && j >= keys / 2 || all[j] == 0)),
+            (Mask::Causal(Align::TopLeft), Box::new(move |_, j| j >= queries)),
+            (
+                Mask::Window { left: Some(10), right: None, align: Align::BottomRight },
+                Box::new(move |_, j: usize| j + queries + 10 < keys),
+            ),
         ] {
             let options = Attention { mask, ..Attention::default() };
             let with = |special: &[f64]| {
@@ -215,8 +216,7 @@ fn layouts<T: Float>() {
     let device = device();
     let (b, h, s, d) = (2, 3, 75, 40);
     let p = problem::<T>(11, [b, h, h, s, s, d, d], 1.0);
-    let window = [Band { left: Some(30), right: Some(0), align: Align::BottomRight }];
-    let options = Attention { mask: banded(&window), ..Attention::default() };
+    let options = Attention { mask: window(30, 0), ..Attention::default() };
     let want = run::<T>(&p, &options);
     for (row, offset) in [(3 * d, 0), (3 * d + 8, 8), (3 * d + 1, 0), (3 * d + 1, 3)] {
         let mut packed = vec![T::from_f64(f64::NAN); b * s * h * row + offset];
@@ -275,7 +275,7 @@ fn nothing_to_see() {
     let device = device();
     let p = problem::<f16>(13, [2, 2, 1, 70, 9, 64, 64], 1.0);
     let lengths = Tensor::from_slice(&device, &[2], &[-3, 0]).unwrap();
-    let mask = AttentionMask { key_lengths: Some(lengths.view()), ..AttentionMask::default() };
+    let mask = Mask::KeyLengths(lengths.view());
     let (out, lse) = run::<f16>(&p, &Attention { mask, ..Attention::default() });
     assert!(out.iter().all(|x| x.to_bits() == 0) && lse.iter().all(|x| *x == f64::NEG_INFINITY));
     let q = Tensor::<f16>::zeros(&device, &[1, 1, 5, 8]).unwrap();
@@ -314,12 +314,12 @@ fn arguments_are_checked() {
         let options = Attention::default();
         let across = zeros(&[1, 4, 8, 5]);
         let view = across.view().permute(&[0, 1, 3, 2]).unwrap();
-        assert!(matches!(forward(view, &k, &k, &options), Err(Error::NotContiguous { output: "q", .. })));
+        assert!(matches!(
+            forward(view, &k, &k, &options),
+            Err(Error::NotContiguous { output: "the last dim of q", .. })
+        ));
         for (other, v) in [([1, 3, 6, 8], [1, 3, 6, 8]), ([2, 2, 6, 8], [2, 2, 6, 8]), ([1, 2, 6, 9], [1, 2, 6, 8])] {
-            assert!(
-                matches!(forward(&q, &zeros(&other), &zeros(&v), &options), Err(Error::Shapes { .. })),
-                "{other:?}"
-            );
+            assert!(matches!(forward(&q, &zeros(&other), &zeros(&v), &options), Err(Error::Sizes { .. })), "{other:?}");
         }
         let wide = zeros(&[1, 2, 6, 257]);
         assert!(matches!(forward(&q, &k, &wide, &options), Err(Error::TooMany { value: 257, max: 256, .. })));
@@ -331,11 +331,10 @@ fn arguments_are_checked() {
             assert!(matches!(forward(&q, &k, &k, &bad), Err(Error::Option { option: "softcap", .. })));
         }
         let mut out = zeros(&[1, 4, 5, 8]);
-        forward_into(&q, &k, &k, &options, &mut out, None).unwrap();
+        forward_into(&q, &k, &k, &options, AttentionInto { out: out.view_mut(), lse: None }).unwrap();
         assert!(out.to_vec().unwrap().iter().all(|x| x.to_f32() == 0.0));
-        assert!(matches!(
-            forward_into(&q, &k, &k, &options, &mut zeros(&[1, 4, 5, 9]), None),
-            Err(Error::Shapes { .. })
-        ));
+        let mut wide = zeros(&[1, 4, 5, 9]);
+        let into = AttentionInto { out: wide.view_mut(), lse: None };
+        assert!(matches!(forward_into(&q, &k, &k, &options, into), Err(Error::Shapes { .. })));
     }
 }

@@ -8,13 +8,18 @@ mod packed;
 mod split;
 
 use common::device::{assert_no_findings, soft};
-use common::gpu::device;
 use common::random::Random;
 use naive::{Answer, Problem, rounded};
 use softgpu::ctl::Gpu;
-use sumexp::attention::{Attention, AttentionMask, forward};
-use sumexp::mask::{Align, Band};
-use sumexp::{Device, Float, Tensor, View, bf16, f16};
+use sumexp::attention::{Attention, forward};
+use sumexp::mask::Align;
+use sumexp::{Device, Float, Mask, Tensor, View, bf16, f16};
+
+/// The device of this test: masks and biases must be where the queries are.
+fn device() -> Device {
+    thread_local!(static DEVICE: Device = common::gpu::device());
+    DEVICE.with(Device::clone)
+}
 
 fn problem<T: Float>(
     seed: u64,
@@ -150,11 +155,11 @@ fn everything(_: usize, _: usize, _: usize, _: usize) -> bool {
     true
 }
 
-const CAUSAL: AttentionMask =
-    AttentionMask { bands: &[Band::causal(Align::BottomRight)], key_lengths: None, segments: None, visible: None };
+const CAUSAL: Mask = Mask::Causal(Align::BottomRight);
 
-fn banded(bands: &[Band]) -> AttentionMask<'_> {
-    AttentionMask { bands, ..AttentionMask::default() }
+/// A window that ends at the last query and key.
+const fn window(left: u64, right: u64) -> Mask<'static> {
+    Mask::Window { left: Some(left), right: Some(right), align: Align::BottomRight }
 }
 
 const PAIRS: [(usize, usize); 8] = [(1, 1), (1, 203), (3, 65), (65, 3), (128, 64), (129, 127), (113, 257), (257, 70)];
@@ -166,11 +171,8 @@ fn of_type<T: Float>() {
         let diagonal = keys as i64 - queries as i64;
         let causal = Attention { mask: CAUSAL, ..Attention::default() };
         compare::<T>(&p, &causal, &|_, _, i, j| j as i64 <= i as i64 + diagonal);
-        let window = Attention {
-            mask: banded(&[Band { left: Some(20), right: Some(7), align: Align::BottomRight }]),
-            ..Attention::default()
-        };
-        compare::<T>(&p, &window, &|_, _, i, j| (-20..=7).contains(&(j as i64 - i as i64 - diagonal)));
+        let windowed = Attention { mask: window(20, 7), ..Attention::default() };
+        compare::<T>(&p, &windowed, &|_, _, i, j| (-20..=7).contains(&(j as i64 - i as i64 - diagonal)));
     }
     for spread in [0.0, 1e-3, 30.0, 1000.0] {
         let mut p = problem::<T>(9, [1, 1, 1, 64, 200, 64, 64], spread);
@@ -237,7 +239,7 @@ fn f32_heads() {
 }
 
 /// One launch: what it asked of memory and of tensor cores.
-fn counted<T: Float>(soft: &Gpu, head: usize, length: usize, mask: AttentionMask, mmas: u64) {
+fn counted<T: Float>(soft: &Gpu, head: usize, length: usize, mask: Mask, mmas: u64) {
     soft.reset_counters();
     let p = problem::<T>(1, [1, 1, 1, length, length, head, head], 1.0);
     let start = std::time::Instant::now();
@@ -267,7 +269,7 @@ fn counted<T: Float>(soft: &Gpu, head: usize, length: usize, mask: AttentionMask
 #[test]
 fn work_is_as_planned() {
     let Some(soft) = soft() else { return };
-    let none = AttentionMask::default();
+    let none = Mask::None;
     // Two products of 16 x 8 x 16 for every 16 queries, 64 keys and 16 columns.
     for (head, mmas) in [(32, 1), (64, 2), (96, 3), (128, 4), (192, 6), (256, 8)] {
         let mmas = mmas * (256 / 16) * (256 / 64) * 2 * 16;

@@ -1,12 +1,10 @@
 //! Sequences of different lengths, one behind the other.
 
 use crate::common::device::assert_no_findings;
-use crate::common::gpu::device;
 use crate::naive::Problem;
-use crate::{CAUSAL, banded, problem, run};
-use sumexp::attention::{Attention, AttentionMask, forward_packed};
-use sumexp::mask::{Align, Band};
-use sumexp::{Float, Tensor, bf16, f16};
+use crate::{CAUSAL, device, problem, run, window};
+use sumexp::attention::{Attention, PackedOffsets, forward_packed};
+use sumexp::{Float, Mask, Tensor, bf16, f16};
 
 fn offsets(lengths: &[usize]) -> Vec<i32> {
     let mut all = vec![0];
@@ -15,7 +13,7 @@ fn offsets(lengths: &[usize]) -> Vec<i32> {
 }
 
 /// The same bits as each sequence alone.
-fn packed<T: Float>(of_q: &[usize], of_k: &[usize], mask: AttentionMask) {
+fn packed<T: Float>(of_q: &[usize], of_k: &[usize], mask: Mask) {
     let device = device();
     let (heads, key_heads, head) = (4, 2, 64);
     let (tq, tk) = (of_q.iter().sum(), of_k.iter().sum());
@@ -28,10 +26,10 @@ fn packed<T: Float>(of_q: &[usize], of_k: &[usize], mask: AttentionMask) {
     };
     let (q, k, v) = (upload(&p.q, tq, heads), upload(&p.k, tk, key_heads), upload(&p.v, tk, key_heads));
     let (q_offsets, k_offsets) = (offsets(of_q), offsets(of_k));
-    let on_device = |x: &[i32]| Tensor::from_slice(&device, &[x.len()], x).unwrap();
-    let (dq, dk) = (on_device(&q_offsets), on_device(&k_offsets));
+    let on_device = |lengths: &[usize]| PackedOffsets::from_lengths(&device, lengths).unwrap();
+    let (dq, dk) = (on_device(of_q), on_device(of_k));
     let options = Attention { mask, ..Attention::default() };
-    let got = forward_packed([q.view(), k.view(), v.view()], dq.view(), dk.view(), &options).unwrap();
+    let got = forward_packed(&q, &k, &v, &dq, &dk, &options).unwrap();
     let (out, lse) = (got.out.to_vec().unwrap(), got.lse.to_vec().unwrap());
     assert_no_findings(&format!("{of_q:?} {of_k:?}"));
     for i in 0..of_q.len() {
@@ -64,9 +62,9 @@ fn sequences_are_as_if_alone() {
     let causal = CAUSAL;
     packed::<f16>(&[76, 34, 146], &[1, 1, 1], causal);
     packed::<bf16>(&[0, 256, 0, 3, 130], &[5, 70, 0, 200, 0], causal);
-    packed::<f32>(&[10, 70], &[40, 70], AttentionMask::default());
+    packed::<f32>(&[10, 70], &[40, 70], Mask::None);
     let many: Vec<usize> = (0..70).map(|i| i * 7 % 5).collect();
-    packed::<f16>(&many, &many, banded(&[Band { left: Some(2), right: Some(0), align: Align::BottomRight }]));
+    packed::<f16>(&many, &many, window(2, 0));
 }
 
 /// Whatever the offsets say, nothing outside of the data is touched.
@@ -76,8 +74,7 @@ fn bad_offsets_stay_within_the_data() {
     let q = Tensor::<f16>::zeros(&device, &[50, 1, 64]).unwrap();
     for offsets in [[0, 60, 50], [-7, 20, 50], [i32::MIN, i32::MAX, i32::MIN], [30, 10, 50], [50, 50, 50]] {
         let offsets = Tensor::from_slice(&device, &[3], &offsets).unwrap();
-        let all = [q.view(), q.view(), q.view()];
-        drop(forward_packed(all, offsets.view(), offsets.view(), &Attention::default()).unwrap());
+        drop(forward_packed(&q, &q, &q, &offsets, &offsets, &Attention::default()).unwrap());
         device.synchronize().unwrap();
         assert_no_findings(&"bad offsets");
     }

@@ -1,12 +1,10 @@
 //! Few queries and many keys, which are split between blocks.
 
 use crate::common::device::soft;
-use crate::common::gpu::device;
 use crate::naive::Problem;
-use crate::{CAUSAL, banded, compare, everything, problem, run};
-use sumexp::attention::{Attention, AttentionMask};
-use sumexp::mask::{Align, Band};
-use sumexp::{Float, Tensor, bf16, f16, keep};
+use crate::{CAUSAL, compare, device, everything, problem, run, window};
+use sumexp::attention::Attention;
+use sumexp::{Float, Mask, Tensor, bf16, f16, keep};
 
 fn split<T: Float>() {
     let device = device();
@@ -17,15 +15,14 @@ fn split<T: Float>() {
         let causal = Attention { mask: CAUSAL, ..Attention::default() };
         let diagonal = keys as i64 - queries as i64;
         compare::<T>(&p, &causal, &|_, _, i, j| j as i64 <= i as i64 + diagonal);
-        let band = [Band { left: Some(1200), right: Some(0), align: Align::BottomRight }];
-        let window = Attention { mask: banded(&band), ..Attention::default() };
-        compare::<T>(&p, &window, &|_, _, i, j| (-1200..=0).contains(&(j as i64 - i as i64 - diagonal)));
+        let windowed = Attention { mask: window(1200, 0), ..Attention::default() };
+        compare::<T>(&p, &windowed, &|_, _, i, j| (-1200..=0).contains(&(j as i64 - i as i64 - diagonal)));
         let lengths = Tensor::from_slice(&device, &[2], &[1500, 0]).unwrap();
-        let mask = AttentionMask { key_lengths: Some(lengths.view()), ..AttentionMask::default() };
+        let mask = Mask::KeyLengths(lengths.view());
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|b, _, _, j| b == 0 && j < 1500);
         let bytes: Vec<u8> = (0..keys).map(|j| u8::from(j % 3 != 0 && !(1024..2048).contains(&j))).collect();
         let visible = Tensor::from_slice(&device, &[keys], &bytes).unwrap();
-        let mask = AttentionMask { visible: Some(keep(&visible)), ..AttentionMask::default() };
+        let mask = Mask::Visible(keep(&visible));
         compare::<T>(&p, &Attention { mask, ..Attention::default() }, &|_, _, _, j| bytes[j] != 0);
     }
 }

@@ -39,6 +39,8 @@ fn code(error: &Error) -> sumexp_status {
         | Error::Permutation { .. }
         | Error::Reshape { .. }
         | Error::Offsets { .. }
+        | Error::OperandRank { .. }
+        | Error::Sizes { .. }
         | Error::NoClasses { .. } => SUMEXP_SHAPE,
         Error::Dim { .. } => SUMEXP_DIM,
         Error::ReshapeStrides { .. }
@@ -53,7 +55,7 @@ fn code(error: &Error) -> sumexp_status {
         | Error::PerThreadStream
         | Error::ForeignContext { .. }
         | Error::Capability { .. } => SUMEXP_DEVICE,
-        Error::Temperature { .. } | Error::Option { .. } | Error::TooMany { .. } => SUMEXP_OPTION,
+        Error::Temperature { .. } | Error::Option { .. } | Error::TooMany { .. } | Error::Mask { .. } => SUMEXP_OPTION,
         Error::Target { .. } => SUMEXP_TARGET,
         Error::OutOfMemory { .. } => SUMEXP_OUT_OF_MEMORY,
         Error::NoDriver { .. } | Error::DriverTooOld { .. } | Error::Driver { .. } => SUMEXP_DRIVER,

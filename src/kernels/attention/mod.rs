@@ -34,7 +34,7 @@ fn bands(all: &[Band], align: Align) -> AttentionBand {
 
 /// Which keys take part.
 pub(crate) struct Masking<'a> {
-    pub(crate) bands: &'a [Band],
+    pub(crate) bands: Vec<Band>,
     /// `[B]`
     pub(crate) key_lengths: Option<View<'a, i32>>,
     /// `[B, Sq]` and `[B, Sk]`
@@ -47,8 +47,8 @@ impl Masking<'_> {
     fn params(&self) -> AttentionMask {
         let segments = self.segments.as_ref();
         AttentionMask {
-            top_left: bands(self.bands, Align::TopLeft),
-            bottom_right: bands(self.bands, Align::BottomRight),
+            top_left: bands(&self.bands, Align::TopLeft),
+            bottom_right: bands(&self.bands, Align::BottomRight),
             key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
             key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
             query_segments: segments.map_or(NO_POSITIONS, |(of_q, _)| positions(of_q)),
@@ -63,7 +63,7 @@ impl Masking<'_> {
     fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
         let (queries, keys) = (i128::from(queries), i128::from(keys));
         let lower = |limit: i64| i128::from(limit) + keys - queries;
-        let (top_left, bottom_right) = (bands(self.bands, Align::TopLeft), bands(self.bands, Align::BottomRight));
+        let (top_left, bottom_right) = (bands(&self.bands, Align::TopLeft), bands(&self.bands, Align::BottomRight));
         let first = i128::from(top_left.first).max(lower(bottom_right.first));
         let last = i128::from(top_left.last).min(lower(bottom_right.last));
         let end = (last + queries).clamp(0, keys);

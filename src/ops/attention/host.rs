@@ -1,6 +1,5 @@
 //! Attention on the host: the checked call as the reference takes it.
 
-use super::OP;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Bias, Forward, Results};
@@ -10,23 +9,28 @@ use crate::reference::{Operand, Output};
 use crate::tensor::View;
 
 /// Fills the results; all operands are on the host.
-pub(super) fn run<T: Float>(call: &Forward<T>, results: Results<T>) -> Result<()> {
+pub(super) fn run<T: Float>(op: &'static str, call: &Forward<T>, results: Results<T>) -> Result<()> {
     match &call.bias {
-        None => with_bias::<T, T>(call, None, results),
-        Some(Bias::F32(bias)) => with_bias(call, Some(bias), results),
-        Some(Bias::F16(bias)) => with_bias(call, Some(bias), results),
-        Some(Bias::BF16(bias)) => with_bias(call, Some(bias), results),
+        None => with_bias::<T, T>(op, call, None, results),
+        Some(Bias::F32(bias)) => with_bias(op, call, Some(bias), results),
+        Some(Bias::F16(bias)) => with_bias(op, call, Some(bias), results),
+        Some(Bias::BF16(bias)) => with_bias(op, call, Some(bias), results),
     }
 }
 
-fn with_bias<T: Float, U: Float>(call: &Forward<T>, bias: Option<&View<U>>, mut results: Results<T>) -> Result<()> {
+fn with_bias<T: Float, U: Float>(
+    op: &'static str,
+    call: &Forward<T>,
+    bias: Option<&View<U>>,
+    mut results: Results<T>,
+) -> Result<()> {
     let dims = |view: &View<T>| [0, 1, 2, 3].map(|dim| view.dims()[dim]);
     let ([batch, query_heads, queries, head_size], [_, key_heads, keys, value_size]) = (dims(&call.q), dims(&call.v));
     let sequences = match &call.offsets {
         None => Sequences::Batched { batch, queries, keys },
         Some((of_q, of_k)) => Sequences::Packed {
-            queries: offsets("the offsets of q", data(of_q), queries)?,
-            keys: offsets("the offsets of k", data(of_k), keys)?,
+            queries: offsets(op, "the offsets of q", data(of_q), queries)?,
+            keys: offsets(op, "the offsets of k", data(of_k), keys)?,
         },
     };
     let packed = call.offsets.is_some();
@@ -57,12 +61,12 @@ fn with_bias<T: Float, U: Float>(call: &Forward<T>, bias: Option<&View<U>>, mut 
         mask: &mask,
     };
     let out_strides = results.out.layout().strides().to_vec();
-    let out = results.out.on_host(OP, "out")?.expect("out is where q is");
+    let out = results.out.on_host(op, "out")?.expect("out is where q is");
     let out = Output { data: out, strides: &out_strides };
     match &mut results.lse {
         Some(lse) => {
             let strides = lse.layout().strides().to_vec();
-            let data = lse.on_host(OP, "lse")?.expect("lse is where q is");
+            let data = lse.on_host(op, "lse")?.expect("lse is where q is");
             forward(&attention, out, Output { data, strides: &strides });
         }
         // Nobody wants it: every query writes the same place.
@@ -79,6 +83,6 @@ fn entries<'a, E: Element, const N: usize>(view: &View<'a, E>) -> Entries<'a, E,
     Entries { data: data(view), strides: std::array::from_fn(|dim| view.layout().strides()[dim]) }
 }
 
-fn offsets<'a>(operand: &'static str, offsets: &'a [i32], tokens: usize) -> Result<Offsets<'a>> {
-    Offsets::new(offsets, tokens).map_err(|reason| Error::Offsets { op: OP, operand, reason: reason.to_string() })
+fn offsets<'a>(op: &'static str, operand: &'static str, offsets: &'a [i32], tokens: usize) -> Result<Offsets<'a>> {
+    Offsets::new(offsets, tokens).map_err(|reason| Error::Offsets { op, operand, reason: reason.to_string() })
 }

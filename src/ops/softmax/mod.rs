@@ -18,7 +18,7 @@ use super::check;
 use super::common::{operand, repeated};
 use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::softmax::{Logits, VisibleBytes};
 use crate::reference::{self, softmax as cpu};
 use crate::shape::{Dim, Shape};
@@ -37,7 +37,8 @@ use std::ops::Range;
 pub struct SoftmaxOptions<'a> {
     /// Logits are divided by it: below 1 sharpens, above 1 flattens. Finite and above 0; 1 if not said otherwise.
     pub temperature: f32,
-    /// Which logits take part; all if not said otherwise. A mask broadcasts to the shape of the logits.
+    /// Which logits take part; all if not said otherwise. [`Mask::Visible`] broadcasts to the shape of the logits; the other masks
+    /// are about queries and keys, which a softmax does not know: [`Error::Mask`].
     pub mask: Mask<'a>,
 }
 
@@ -67,14 +68,17 @@ fn check_mask<'a>(
     (name, device, shape): (&'static str, &Device, &Shape),
     options: &SoftmaxOptions<'a>,
 ) -> Result<Option<VisibleBytes<'a>>> {
-    match options.mask {
-        Mask::None => Ok(None),
-        Mask::Visible(bools) => {
+    let refused = |mask: &Mask, reason| Err(Error::Mask { op, mask: mask.kind(), reason });
+    match options.mask.parts()[..] {
+        [] => Ok(None),
+        [Mask::Visible(bools)] => {
             let bytes = bools.bytes();
             let layout = bytes.layout().broadcast(op, "the mask", shape)?;
             Device::same(op, (name, device), &[("the mask", bytes.device())])?;
             Ok(Some(VisibleBytes { bytes, layout, polarity: bools.polarity() }))
         }
+        [mask] => refused(&mask, "a row here is no query of an attention; use Mask::Visible"),
+        [_, ..] => refused(&options.mask, "a row here takes one Mask::Visible; combine the bytes"),
     }
 }
 
