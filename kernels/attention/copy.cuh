@@ -3,6 +3,12 @@
 
 #include "attention/fragment.cuh"
 
+/// Dynamic shared memory as a 32-bit address; a multiple of 128.
+DEVICE uint32_t shared_base() {
+  extern __shared__ __align__(128) unsigned char shared[];
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+
 /// Rows in global memory.
 struct Rows {
   const char* first;

@@ -12,6 +12,7 @@
 
 #include "attention/mask.cuh"
 #include "attention/softmax.cuh"
+#include "attention/store.cuh"
 
 /// A block's work: one query tile.
 struct Work {
@@ -124,7 +125,7 @@ class Forward {
       }
       const Weights<S> weights(scores);
       if (special) {
-        add_special(output, weights, v_tile(buffer));
+        add_special<S>(output, weights, v_tile(buffer));
         __syncthreads();
         clear_own_special<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer));
         __syncthreads();
@@ -224,20 +225,6 @@ class Forward {
     }
   }
 
-  /// See add_special_values.
-  static DEVICE void add_special(Output& output, const Weights<S>& weights, uint32_t tile) {
-    constexpr int kOutput = sizeof(Output) / 4, kWeights = sizeof(Weights<S>) / 4;
-    float outputs[kOutput];
-    uint32_t words[kWeights];
-#pragma unroll
-    for (int i = 0; i < kOutput; ++i) outputs[i] = (&output[0][0][0])[i];
-#pragma unroll
-    for (int i = 0; i < kWeights; ++i) words[i] = (&weights.words[0][0][0])[i];
-    add_special_values<S>(outputs, words, tile);
-#pragma unroll
-    for (int i = 0; i < kOutput; ++i) (&output[0][0][0])[i] = outputs[i];
-  }
-
   /// Divides by the sums and stores. The query tile becomes the buffer in which rows are put together: each warp reads and writes
   /// its own rows of it only, so no barrier is needed but the warp's own.
   DEVICE void finish(Output& output, const RunningSoftmax<S>& softmax) const {
@@ -258,11 +245,12 @@ class Forward {
 #pragma unroll
       for (int j = 0; j < S::kHead / 8; ++j) {
         const float low = __fmul_rn(output[t][j][e], inverse), high = __fmul_rn(output[t][j][e + 1], inverse);
-        store_pair(tile_row(row), j, low, high);
+        store_pair<T, typename S::QueryTile>(q_tile, tile_row(row), j, low, high);
       }
     }
     __syncwarp();
-    store_rows();
+    const Rows out = rows_of<T>(p.out, sequence, sequence.head, sequence.first_query, call.sizes.value_size);
+    store_rows<T, typename S::QueryTile, S::kWarpQueries>(q_tile, out, first_query, sequence.queries);
   }
 
   /// Stores the sums as they are, for the merge kernel. A split without a key has nothing but its states.
@@ -288,46 +276,6 @@ class Forward {
     }
   }
 
-  /// Two neighbouring elements of a row of the output into the query tile.
-  DEVICE void store_pair(uint32_t row, uint32_t j, float low, float high) const {
-    const uint32_t column_bytes = (8 * j + threadIdx.x % 4 * 2) * T::kBytes;
-    const uint32_t to = q_tile + S::QueryTile::at(row, column_bytes / 16) + column_bytes % 16;
-    if constexpr (T::kBytes == 2) {
-      asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(T::pack(low, high)) : "memory");
-    } else {
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(low), "f"(high) : "memory");
-    }
-  }
-
-  /// The warp's rows from the query tile to memory.
-  DEVICE void store_rows() const {
-    using Tile = typename S::QueryTile;
-    const Rows out = rows_of<T>(p.out, sequence, sequence.head, sequence.first_query, call.sizes.value_size);
-    const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll 4
-    for (uint32_t i = lane; i < S::kWarpQueries * Tile::kChunks; i += 32) {
-      const uint32_t row = warp * S::kWarpQueries + i / Tile::kChunks, begin = i % Tile::kChunks * 16;
-      if (first_query + static_cast<int32_t>(row) >= sequence.queries || begin >= out.bytes) continue;
-      const uint4 words = load_shared(q_tile + Tile::at(row, begin / 16));
-      char* to = const_cast<char*>(out.first) + (uint64_t{static_cast<uint32_t>(first_query)} + row) * out.stride + begin;
-      if (out.vectors && begin + 16 <= out.bytes) {
-        *reinterpret_cast<uint4*>(to) = words;
-        continue;
-      }
-      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-      for (int element = 0; element < T::kPerVector; ++element) {
-        if (begin + element * T::kBytes >= out.bytes) continue;
-        const uint32_t word = all[element / T::kPerWord] >> (element % T::kPerWord * 16);
-        if constexpr (T::kBytes == 2) {
-          reinterpret_cast<uint16_t*>(to)[element] = static_cast<uint16_t>(word);
-        } else {
-          reinterpret_cast<uint32_t*>(to)[element] = word;
-        }
-      }
-    }
-  }
-
   const AttentionForwardParams& p;
   const AttentionCall& call;
   const Work& work;
@@ -336,12 +284,6 @@ class Forward {
   const uint32_t q_tile;
   const Bands bands;
 };
-
-/// Dynamic shared memory as a 32-bit address; a multiple of 128.
-DEVICE uint32_t shared_base() {
-  extern __shared__ __align__(128) unsigned char shared[];
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-}
 
 template <class S, bool kGeneral>
 DEVICE void attention_forward(const AttentionForwardParams& p) {

@@ -15,6 +15,8 @@ struct Tile {
   /// Chunks that change places with each other. Rows of an odd number of 64 bytes begin at two places of the banks in turn.
   static constexpr int kGroup = kChunks % 8 == 0 ? 8 : 4;
   static constexpr int kSize = kRows * kBytes;
+  /// How the place of a chunk changes from an even row to the odd one below.
+  static constexpr int kOddTurn = kWords ? 0 : 1;
   static_assert(kChunks % kGroup == 0 && (!kWords || kGroup == 8));
 
   static DEVICE uint32_t turn(uint32_t row) {
@@ -32,7 +34,8 @@ struct LaneAddress {
 
   DEVICE LaneAddress(uint32_t tile, uint32_t row, uint32_t chunk) : first(tile + Tile::at(row, chunk)) {}
 
-  /// Address `rows` further down (a multiple of 8) and `chunks` further right (an even number).
+  /// Address `rows` further down (a multiple of 8) and `chunks` further right (an even number). From an even row to the odd one below
+  /// is one row and an exclusive or of the chunk with kOddTurn.
   DEVICE uint32_t step(uint32_t rows, uint32_t chunks) const {
     // Groups start at multiples of their size, so an exclusive or on the address is one on the chunk.
     return (first ^ (chunks % Tile::kGroup * 16)) + chunks / Tile::kGroup * (Tile::kGroup * 16) + rows * (Tile::kChunks * 16);

@@ -158,7 +158,9 @@ struct ValueAddress {
       load_transposed(b, first.step(16 * step, 2 * pair));
     } else {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) b[i] = load_word(first.step(8 * step + i % 2, 4 * pair + i / 2 * 2));
+      for (int i = 0; i < 4; ++i) {
+        b[i] = load_word(first.step(8 * step + i % 2, (4 * pair + i / 2 * 2) ^ (i % 2 * S::ValueTile::kOddTurn)));
+      }
     }
   }
 };

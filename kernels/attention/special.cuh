@@ -84,6 +84,21 @@ __device__ __noinline__ void add_special_values(float* output, const uint32_t* w
   }
 }
 
+/// add_special_values on copies.
+template <class S>
+DEVICE void add_special(float (&output)[S::kRowTiles][S::kHead / 8][4], const Weights<S>& weights, uint32_t v_tile) {
+  constexpr int kOutput = sizeof(output) / 4, kWeights = sizeof(weights) / 4;
+  float outputs[kOutput];
+  uint32_t words[kWeights];
+#pragma unroll
+  for (int i = 0; i < kOutput; ++i) outputs[i] = (&output[0][0][0])[i];
+#pragma unroll
+  for (int i = 0; i < kWeights; ++i) words[i] = (&weights.words[0][0][0])[i];
+  add_special_values<S>(outputs, words, v_tile);
+#pragma unroll
+  for (int i = 0; i < kOutput; ++i) (&output[0][0][0])[i] = outputs[i];
+}
+
 /// Takes elements of a tile that are infinite or NaN for 0, those that the calling thread loaded.
 template <class T, class Tile, int kRows, int kThreads>
 DEVICE void clear_own_special(uint32_t tile) {
