@@ -77,23 +77,31 @@ class Forward {
     // Warps without queries only help to load.
     const bool idle = first_query + tile_row(0) - static_cast<int32_t>(threadIdx.x % 32 / 4) >= sequence.queries;
 
-    // Work before this one has read its tiles.
-    __syncthreads();
     const auto load_keys = [&](int32_t key, uint32_t buffer) {
       load_tile<T, typename S::KeyTile, S::kKeys, S::kThreads>(k_tile(buffer), k, key, sequence.key_end);
       load_tile<T, typename S::ValueTile, S::kKeys, S::kThreads>(v_tile(buffer), v, key, sequence.key_end);
     };
-    if (begin < end) {
+    TileWalk walk;
+    const auto first_shown = [&](int32_t key) {
+      if (!kGeneral) return key;
+      return walk.next<S::kKeys>(key, end, [&](int32_t at) { return shown<S::kQueries, S::kKeys>(call, sequence, first_query, at); });
+    };
+    int32_t key = first_shown(begin);
+    const bool has_keys = key < end;
+    if (has_keys) {
       load_tile<T, typename S::QueryTile, S::kQueries, S::kThreads>(q_tile, q, first_query, sequence.queries);
-      load_keys(begin, 0);
+      load_keys(key, 0);
     }
     copies_commit();
 
     Output output = {};
     RunningSoftmax<S> softmax;
     uint32_t buffer = 0;
-    for (int32_t key = begin; key < end; key += S::kKeys, buffer ^= 1) {
-      const bool mixed = kGeneral || key < late.first || key + S::kKeys > early.end;
+    for (int32_t next; key < end; key = next, buffer ^= 1) {
+      // What may be hidden of the tile: by bands, and by bytes and segments.
+      const bool cut = key < late.first || key + S::kKeys > early.end, holes = kGeneral && !walk.all;
+      const bool mixed = cut || holes || (kGeneral && call.scores.bias.data != nullptr);
+      next = first_shown(key + S::kKeys);
       copies_wait<0>();
       // Behind this barrier the tile is complete, and everybody is done with the other buffer.
       bool special = false;
@@ -103,22 +111,20 @@ class Forward {
       } else {
         __syncthreads();
       }
-      if (key + S::kKeys < end) load_keys(key + S::kKeys, buffer ^ 1);
+      if (next < end) load_keys(next, buffer ^ 1);
       copies_commit();
 
       // A special tile has further barriers.
       if (idle && !special) continue;
       Scores scores;
       multiply_keys<S>(scores, q_tile, k_tile(buffer));
+      if constexpr (kGeneral) {
+        const Pairs pairs(call, sequence);
+        if (call.scores.change != 0) change_scores(scores, key, pairs);
+        if (holes) hide_by_pairs(scores, key, pairs);
+      }
+      if (cut) hide_by_bands(scores, key);
       if (mixed) {
-        if constexpr (kGeneral) {
-          const Pairs pairs(call, sequence);
-          if (call.scores.change != 0) change_scores(scores, key, pairs);
-          hide_by_bands(scores, key);
-          if (pairs.masked()) hide_by_pairs(scores, key, pairs);
-        } else {
-          hide_by_bands(scores, key);
-        }
         softmax.template add<true>(scores, output, call.scores.log2_factor);
       } else {
         softmax.template add<false>(scores, output, call.scores.log2_factor);
@@ -134,7 +140,7 @@ class Forward {
     }
     if (idle) return;
     if (p.splits > 1) {
-      finish_split(output, softmax, begin < end);
+      finish_split(output, softmax, has_keys);
     } else {
       finish(output, softmax);
     }
@@ -182,21 +188,36 @@ class Forward {
     }
   }
 
-  /// Hides the scores that bytes and segments do not show. Bands have hidden what is not there.
+  /// Hides the scores that bytes and segments do not show.
   DEVICE void hide_by_pairs(Scores& scores, int32_t key, const Pairs& pairs) const {
+    if (pairs.by_bytes()) {
 #pragma unroll
-    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
-      const int32_t query = first_query + tile_row(row);
-      uint32_t visible = 0;
-#pragma unroll 2
-      for (int column = 0; column < S::kKeys / 4; ++column) {
-        const int32_t at = key + lane_column(column);
-        if (query < sequence.queries && at < sequence.key_end && pairs.visible(query, at)) visible |= 1u << column;
+      for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+        uint32_t words[(S::kKeys + 31) / 32];
+        pairs.template load_bits<S::kKeys>(words, first_query + tile_row(row), key);
+#pragma unroll
+        for (uint32_t& word : words) word >>= lane_column(0);
+#pragma unroll
+        for (int column = 0; column < S::kKeys / 4; ++column) {
+          const int at = column / 2 * 8 + column % 2;
+          float& score = scores[row / 2][column / 2][row % 2 * 2 + column % 2];
+          score = words[at / 32] >> at % 32 & 1 ? score : -INFINITY;
+        }
       }
+    }
+    if (pairs.by_segments()) {
+      Pairs::Segment of_rows[2 * S::kRowTiles];
+#pragma unroll
+      for (int row = 0; row < 2 * S::kRowTiles; ++row) of_rows[row] = pairs.query_segment(first_query + tile_row(row));
 #pragma unroll
       for (int column = 0; column < S::kKeys / 4; ++column) {
-        float& score = scores[row / 2][column / 2][row % 2 * 2 + column % 2];
-        score = visible >> column & 1 ? score : -INFINITY;
+        const Pairs::Segment of_key = pairs.key_segment(key + lane_column(column));
+#pragma unroll
+        for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+          float& score = scores[row / 2][column / 2][row % 2 * 2 + column % 2];
+          const bool same = of_key.there && of_rows[row].there && of_key.number == of_rows[row].number;
+          score = same ? score : -INFINITY;
+        }
       }
     }
   }
@@ -285,13 +306,12 @@ class Forward {
   const Bands bands;
 };
 
+/// One work item per block, so that a block that is done makes room for the next one.
 template <class S, bool kGeneral>
 DEVICE void attention_forward(const AttentionForwardParams& p) {
-  const uint64_t items = work_items(p);
-  for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
-    Work work;
-    if (find_work(p, item, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
-  }
+  const uint64_t item = (uint64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  Work work;
+  if (item < work_items(p) && find_work(p, item, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
 }
 
 /// Two kernels for rows of up to `head` elements: one for bands and lengths of keys, and one for whatever else masks or changes scores,

@@ -34,17 +34,53 @@ typedef struct {
   uint32_t keys;
 } AttentionPairs;
 
-/// A value for every position in a sequence.
+/// Cells of a mask: what is known of so many neighbouring queries and keys together. Tiles of all kernels consist of whole cells.
+enum {
+  ATTENTION_CELL_QUERIES = 32,
+  ATTENTION_CELL_KEYS = 16,
+};
+
+/// Which pairs the bytes of a mask show, as attention_mask_bits packs them. Rows of words have a multiple of 16 bytes; every stride
+/// but those of words may be 0.
 typedef struct {
-  /// First element; null if there is none.
+  /// Rows of bits, one for every query: bit k % 32 of word k / 32 is 1 if the query sees key k. Null without bytes.
+  const uint32_t *bits;
+  /// Distances between batch entries (or packed sequences), heads and queries, in words.
+  uint64_t bits_batch;
+  uint64_t bits_head;
+  uint64_t bits_query;
+  /// Rows of cells, one for every ATTENTION_CELL_QUERIES queries, of pairs of words: bit c % 32 of word c / 32 * 2 is 1 if any pair
+  /// of cell c is visible, of the next word if all pairs are. Pairs that are not there count as both.
+  const uint32_t *cells;
+  uint64_t cells_batch;
+  uint64_t cells_head;
+  uint64_t cells_row;
+  /// Pairs with a query or a key from these positions on have no byte, and are hidden. They occur only in packed sequences
+  /// that are longer than their mask.
+  uint32_t queries;
+  uint32_t keys;
+} AttentionBits;
+
+/// The smallest and the largest segment of ATTENTION_CELL_KEYS neighbouring positions.
+typedef struct {
+  int32_t smallest;
+  int32_t largest;
+} AttentionSpan;
+
+/// The segment of every position in a sequence.
+typedef struct {
+  /// First segment; null if there is none.
   const int32_t *data;
   /// Distances between batch entries (or packed sequences) and positions.
   uint64_t batch;
   uint64_t position;
-  /// Positions from this one on have no value, and are hidden.
+  /// What attention_mask_spans finds: one span for every ATTENTION_CELL_KEYS positions, and the distance between batch entries.
+  const AttentionSpan *spans;
+  uint64_t spans_batch;
+  /// Positions from this one on have no segment, and are hidden.
   uint32_t positions;
   uint32_t reserved;
-} AttentionPositions;
+} AttentionSegments;
 
 /// The keys around the diagonal that a query sees: query i sees keys i + first to i + last, both included.
 /// Within -2^40 to 2^40, which stand for no limit.
@@ -71,15 +107,39 @@ typedef struct {
   /// Distance between the lengths of batch entries.
   uint64_t key_lengths_stride;
   /// Queries see keys of the same segment. Both are null or neither.
-  AttentionPositions query_segments;
-  AttentionPositions key_segments;
-  /// Bytes that keep or hide keys.
-  AttentionPairs bytes;
-  /// A byte hides its key if `(byte != 0) == bytes_hide`.
-  uint32_t bytes_hide;
+  AttentionSegments query_segments;
+  AttentionSegments key_segments;
+  /// What bytes show.
+  AttentionBits visible;
   /// Keys in front of this one are hidden; at most the number of keys.
   uint32_t first_key;
+  uint32_t reserved;
 } AttentionMask;
+
+/// attention_mask_bits.
+typedef struct {
+  /// The bytes of a mask.
+  AttentionPairs bytes;
+  /// A byte hides its key if `(byte != 0) == hide`.
+  uint32_t hide;
+  /// Whether 16 bytes from any key that is a multiple of 16 are neighbours and aligned (0 or 1).
+  uint32_t vectors;
+  /// How many there are of each to pack: 1 of what repeats. At least 1.
+  uint32_t batch;
+  uint32_t heads;
+  uint32_t queries;
+  uint32_t keys;
+  /// Written.
+  AttentionBits out;
+} AttentionMaskBitsParams;
+
+/// attention_mask_spans.
+typedef struct {
+  AttentionSegments segments;
+  /// How many batch entries to look at: 1 if they repeat. At least 1.
+  uint32_t batch;
+  uint32_t reserved;
+} AttentionMaskSpansParams;
 
 /// Lengths and numbers of everything, at least 1 each unless said otherwise.
 typedef struct {

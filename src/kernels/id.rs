@@ -17,6 +17,10 @@ pub enum KernelId {
         /// Whether masks and scores may be of any kind.
         general: bool,
     },
+    /// The bytes of a mask as bits, and what cells of them have in common.
+    AttentionMaskBits,
+    /// The smallest and the largest segment of neighbouring positions.
+    AttentionMaskSpans,
     /// Attention over keys that were split between blocks: the results of what each split left.
     AttentionMerge {
         /// Of out.
@@ -205,6 +209,8 @@ impl KernelId {
             Self::AttentionForward { dtype, head, general } => {
                 format!("attention_forward_{dtype}_{head}{}", if general { "_general" } else { "" })
             }
+            Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
+            Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
             Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
@@ -247,6 +253,7 @@ impl KernelId {
             Self::AttentionForward { dtype: DType::F16, .. } => "attention_forward_f16",
             Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
             Self::AttentionForward { .. } => "attention_forward_f32",
+            Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
@@ -301,7 +308,7 @@ impl KernelId {
             let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
-        let attention = FLOATS.into_iter().flat_map(super::attention::kernels);
+        let attention = FLOATS.into_iter().flat_map(super::attention::kernels).chain(super::attention::MASKS);
         let inferences = FLOATS.into_iter().flat_map(|dtype| {
             let rows = inference::ROWS
                 .into_iter()

@@ -1,6 +1,7 @@
 //! The launch of the forward kernels.
 
-use super::{EVERYTHING, Forward, four, matrix};
+use super::mask::EVERYTHING;
+use super::{Forward, four, matrix};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::kernels::params::{ATTENTION_SPLIT_KEYS, AttentionForwardParams, AttentionState};
@@ -74,8 +75,9 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         Some(lse) => (lse.address(op, "lse")?, lse.layout().strides().to_vec()),
     };
     let lse_strides = results.strides(&lse_strides);
+    let (of_call, _memory) = call.params(op)?;
     let mut params = AttentionForwardParams {
-        call: call.params(),
+        call: of_call,
         out: matrix::<T>(out_address, &rows, &out_strides),
         lse: lse_address as *mut f32,
         lse_batch: lse_strides[0],
@@ -91,7 +93,7 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     if shared {
         share_keys(&mut params, &seen);
     }
-    let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
+    let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
     let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
     // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
     // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and query.
@@ -99,7 +101,7 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     if plan.splits == 1 {
         return Ok(());
     }
-    let (blocks, threads) = plan::merge(rows.iter().map(|length| *length as u64).product());
+    let (blocks, threads) = plan::warps(rows.iter().map(|length| *length as u64).product());
     let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
     // SAFETY: as above; the workspaces were filled by the launch before.
     unsafe { launch(device, KernelId::AttentionMerge { dtype }, &shape, &params) }

@@ -1,75 +1,21 @@
 //! The launches of attention: what the kernels of both directions are told about a call.
 
 mod forward;
+mod mask;
 
 pub(crate) use forward::{Results, forward};
+pub(crate) use mask::Masking;
 
 use super::KernelId;
 use super::params::{
-    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionBand, AttentionCall, AttentionMask, AttentionMatrix,
-    AttentionPairs, AttentionPositions, AttentionScores, AttentionSizes,
+    ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionCall, AttentionMatrix, AttentionPairs, AttentionScores,
+    AttentionSizes,
 };
 use crate::dtype::{DType, Element, bf16, f16};
-use crate::mask::{Align, Band, Polarity};
-use crate::tensor::View;
+use crate::error::Result;
+use crate::tensor::{Tensor, View};
 use std::ffi::c_void;
-use std::ops::Range;
 use std::ptr;
-
-/// What stands for no limit of a band.
-const UNLIMITED: i64 = 1 << 40;
-
-/// Every key.
-const EVERYTHING: AttentionBand = AttentionBand { first: -UNLIMITED, last: UNLIMITED };
-
-/// What all bands with this alignment leave.
-fn bands(all: &[Band], align: Align) -> AttentionBand {
-    let limit = |distance: Option<u64>| distance.map_or(UNLIMITED, |distance| distance.min(UNLIMITED as u64) as i64);
-    let own = || all.iter().filter(|band| band.align == align);
-    AttentionBand {
-        first: own().map(|band| -limit(band.left)).max().unwrap_or(-UNLIMITED),
-        last: own().map(|band| limit(band.right)).min().unwrap_or(UNLIMITED),
-    }
-}
-
-/// Which keys take part.
-pub(crate) struct Masking<'a> {
-    pub(crate) bands: Vec<Band>,
-    /// `[B]`
-    pub(crate) key_lengths: Option<View<'a, i32>>,
-    /// `[B, Sq]` and `[B, Sk]`
-    pub(crate) segments: Option<(View<'a, i32>, View<'a, i32>)>,
-    /// `[B, Hq, Sq, Sk]`
-    pub(crate) visible: Option<(View<'a, u8>, Polarity)>,
-}
-
-impl Masking<'_> {
-    fn params(&self) -> AttentionMask {
-        let segments = self.segments.as_ref();
-        AttentionMask {
-            top_left: bands(&self.bands, Align::TopLeft),
-            bottom_right: bands(&self.bands, Align::BottomRight),
-            key_lengths: self.key_lengths.as_ref().map_or(ptr::null(), |lengths| lengths.address() as *const i32),
-            key_lengths_stride: self.key_lengths.as_ref().map_or(0, |lengths| lengths.layout().strides()[0]),
-            query_segments: segments.map_or(NO_POSITIONS, |(of_q, _)| positions(of_q)),
-            key_segments: segments.map_or(NO_POSITIONS, |(_, of_k)| positions(of_k)),
-            bytes: self.visible.as_ref().map_or(NO_PAIRS, |(bytes, _)| pairs(bytes)),
-            bytes_hide: u32::from(self.visible.as_ref().is_some_and(|(_, polarity)| *polarity == Polarity::Hide)),
-            first_key: 0,
-        }
-    }
-
-    /// The keys that any of so many queries sees by the bands.
-    fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
-        let (queries, keys) = (i128::from(queries), i128::from(keys));
-        let lower = |limit: i64| i128::from(limit) + keys - queries;
-        let (top_left, bottom_right) = (bands(&self.bands, Align::TopLeft), bands(&self.bands, Align::BottomRight));
-        let first = i128::from(top_left.first).max(lower(bottom_right.first));
-        let last = i128::from(top_left.last).min(lower(bottom_right.last));
-        let end = (last + queries).clamp(0, keys);
-        first.clamp(0, end) as u64..end as u64
-    }
-}
 
 /// A bias of `[B, Hq, Sq, Sk]`.
 #[derive(Clone, Copy)]
@@ -142,22 +88,25 @@ impl<T: Element> Forward<'_, T> {
         }
     }
 
-    /// What the kernels of both directions take.
-    fn params(&self) -> AttentionCall {
+    /// What the kernels of both directions take, and the memory behind its mask, which the kernels before fill. It may be dropped when
+    /// the kernels that read it are in the queue.
+    fn params(&self, op: &'static str) -> Result<(AttentionCall, Vec<Tensor<i32>>)> {
         let [batch, heads, queries, head_size] = four(self.q.dims());
         let [_, key_heads, keys, value_size] = four(self.v.dims());
         let batch = self.sequences().map_or(batch, |sequences| sequences as u32);
         let offsets = |view: Option<&View<i32>>| view.map_or(ptr::null(), |view| view.address() as *const i32);
-        AttentionCall {
+        let (mask, memory) = self.masking.prepare(op, self.q.device())?;
+        let call = AttentionCall {
             sizes: AttentionSizes { batch, heads, key_heads, queries, keys, head_size, value_size, reserved: 0 },
             q: matrix_of(&self.q),
             k: matrix_of(&self.k),
             v: matrix_of(&self.v),
             query_offsets: offsets(self.offsets.as_ref().map(|(of_q, _)| of_q)),
             key_offsets: offsets(self.offsets.as_ref().map(|(_, of_k)| of_k)),
-            mask: self.masking.params(),
+            mask,
             scores: self.scores(),
-        }
+        };
+        Ok((call, memory))
     }
 }
 
@@ -194,16 +143,8 @@ fn pairs<T: Element>(view: &View<T>) -> AttentionPairs {
     }
 }
 
-fn positions(view: &View<i32>) -> AttentionPositions {
-    let s = view.layout().strides();
-    let positions = view.dims()[1] as u32;
-    AttentionPositions { data: view.address() as *const i32, batch: s[0], position: s[1], positions, reserved: 0 }
-}
-
 const NO_PAIRS: AttentionPairs =
     AttentionPairs { data: ptr::null(), batch: 0, head: 0, query: 0, key: 0, queries: 0, keys: 0 };
-const NO_POSITIONS: AttentionPositions =
-    AttentionPositions { data: ptr::null(), batch: 0, position: 0, positions: 0, reserved: 0 };
 
 /// Dims that were checked to be four, and small.
 fn four(dims: &[usize]) -> [u32; 4] {
@@ -214,3 +155,6 @@ fn four(dims: &[usize]) -> [u32; 4] {
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
     forward::kernels(dtype)
 }
+
+/// The kernels that exist for all of them.
+pub(super) const MASKS: [KernelId; 2] = [KernelId::AttentionMaskBits, KernelId::AttentionMaskSpans];

@@ -2,7 +2,6 @@
 
 use super::{Size, Tiles, tiles};
 use crate::dtype::DType;
-use crate::plan::piece::MAX_BLOCKS;
 use std::fmt;
 use std::ops::Range;
 
@@ -45,7 +44,7 @@ pub struct Forward {
     pub splits: u64,
     /// Key at which the first of them starts.
     pub split_from: u64,
-    /// Blocks.
+    /// Blocks, each with one query tile and split.
     pub blocks: u64,
     /// Bytes of dynamic shared memory.
     pub shared: u64,
@@ -61,11 +60,6 @@ impl fmt::Display for Forward {
             self.blocks
         )
     }
-}
-
-/// Blocks and threads of the kernel that merges splits, for so many queries over all heads.
-pub fn merge(queries: u64) -> (u64, u32) {
-    (queries.div_ceil(4).min(MAX_BLOCKS), 128)
 }
 
 /// The tiles of the smallest kernel that holds rows of `head` elements, at most [`super::MAX_HEAD`].
@@ -91,8 +85,7 @@ pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DTy
     };
     let items = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).saturating_mul(splits);
     let split_from = if splits > 1 { first_split * SPLIT_KEYS } else { 0 };
-    let (blocks, shared) = (items.min(MAX_BLOCKS), tiles.shared(dtype));
-    Forward { tiles, general, query_tiles, splits, split_from, blocks, shared }
+    Forward { tiles, general, query_tiles, splits, split_from, blocks: items, shared: tiles.shared(dtype) }
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 mod forward;
 
-pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, merge, tiles_for};
+pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, tiles_for};
 
+use super::piece::MAX_BLOCKS;
 use crate::dtype::DType;
 
 /// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
@@ -63,3 +64,30 @@ pub struct Size {
 
 /// The largest head size.
 pub const MAX_HEAD: u64 = 256;
+
+/// Blocks and threads of the small kernels around attention, in which a warp has an item.
+pub fn warps(items: u64) -> (u64, u32) {
+    (items.div_ceil(4).min(MAX_BLOCKS), 128)
+}
+
+/// A grid of at least so many blocks, for kernels of which a block has one item and those behind the last item none. Along x there are
+/// few enough that tests reach the next dim.
+pub fn grid(blocks: u64) -> [u64; 3] {
+    const X: u64 = 1 << 14;
+    const Y: u64 = 1 << 15;
+    [blocks.min(X), blocks.div_ceil(X).min(Y), blocks.div_ceil(X * Y)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grid_has_a_block_for_every_item() {
+        assert_eq!((grid(1), grid(1 << 14)), ([1, 1, 1], [1 << 14, 1, 1]));
+        for items in [(1 << 14) + 1, 1 << 29, (1 << 29) + 1, 1 << 40] {
+            let [x, y, z] = grid(items);
+            assert!(x * y * z >= items && x * y * z <= 2 * items && y <= 65_535 && z <= 65_535, "{items}");
+        }
+    }
+}
