@@ -54,6 +54,16 @@ fn divergence_of<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Mach
             kl_div_backward_into(&o.x[0], &o.x[1], Dim::LAST, &o.f32[0], &options, dstudent)
         });
     }
+    // Of the student only what the teacher's largest need is read: against the bytes of both, it may be faster than memory.
+    let options = KlDivergence { top_k: Some(64), reduction: Reduction::None, ..KlDivergence::default() };
+    let case = |op: &'static str| Case { machine, op, shape: format!("{} x {}, k 64", dims[0], dims[1]) };
+    operands.f32 = Vec::new();
+    case("kl_div")
+        .measure(criterion, &operands, &dims[..1], |o, loss| kl_div_into(&o.x[0], &o.x[1], Dim::LAST, &options, loss));
+    operands.f32 = vec![normal(device, &dims[..1], 4)];
+    case("kl_div_backward").measure(criterion, &operands, dims, |o, dstudent| {
+        kl_div_backward_into(&o.x[0], &o.x[1], Dim::LAST, &o.f32[0], &options, dstudent)
+    });
 }
 
 /// The mean over all elements, and its gradient.

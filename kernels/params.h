@@ -11,6 +11,7 @@
 #include "params/loss.h"
 #include "params/loss_binary.h"
 #include "params/loss_divergence.h"
+#include "params/loss_divergence_top_k.h"
 #include "params/loss_fused.h"
 #include "params/loss_nll.h"
 #include "params/sigmoid.h"

@@ -108,6 +108,13 @@ pub enum KernelId {
         /// How each of the two rows is held.
         piece: Piece,
     },
+    /// The logits of chosen classes, or their gradients back in their places.
+    DivergenceTopK {
+        /// Bits of an element, 16 or 32.
+        bits: u32,
+        /// Whether it is the gradient.
+        backward: bool,
+    },
     /// Loss of every row of log-probabilities.
     NllForward {
         /// Of the log-probabilities.
@@ -231,6 +238,9 @@ impl KernelId {
             Self::BinaryCrossEntropyBackward { dtype } => format!("binary_cross_entropy_backward_{dtype}"),
             Self::DivergenceForward { dtype, piece } => format!("divergence_forward_{dtype}_{}", held(piece)),
             Self::DivergenceBackward { dtype, piece } => format!("divergence_backward_{dtype}_{}", held(piece)),
+            Self::DivergenceTopK { bits, backward } => {
+                format!("divergence_{}_{bits}", if backward { "place" } else { "pick" })
+            }
             Self::NllForward { dtype } => format!("nll_forward_{dtype}"),
             Self::NllBackward { dtype } => format!("nll_backward_{dtype}"),
             Self::NllZeros => "nll_zeros".to_owned(),
@@ -264,6 +274,7 @@ impl KernelId {
             Self::BinaryCrossEntropyForward { .. } | Self::BinaryCrossEntropyBackward { .. } => "loss_binary",
             Self::DivergenceForward { .. } => "loss_divergence",
             Self::DivergenceBackward { .. } => "loss_divergence_backward",
+            Self::DivergenceTopK { .. } => "loss_divergence_top_k",
             Self::CrossEntropyFused { .. } => "loss_fused",
             Self::NllForward { .. } | Self::NllBackward { .. } | Self::NllZeros => "loss_nll",
             Self::Sigmoid { .. } => "sigmoid",
@@ -321,11 +332,16 @@ impl KernelId {
             let gumbel = sample::gumbel_pieces(dtype).map(|piece| Self::GumbelSoftmax { dtype, lanes: piece.lanes });
             samples.into_iter().chain(gumbel)
         });
-        attention.chain(softmaxes).chain(losses).chain(of_elements).chain(inferences).chain(draws).chain([
-            Self::LossCollect,
-            Self::LossFinish,
-            Self::NllZeros,
-        ])
+        let choices =
+            [16, 32].into_iter().flat_map(|bits| [false, true].map(|backward| Self::DivergenceTopK { bits, backward }));
+        attention
+            .chain(choices)
+            .chain(softmaxes)
+            .chain(losses)
+            .chain(of_elements)
+            .chain(inferences)
+            .chain(draws)
+            .chain([Self::LossCollect, Self::LossFinish, Self::NllZeros])
     }
 }
 

@@ -150,6 +150,11 @@ pub fn nll(items: u64) -> u64 {
     items.div_ceil(u64::from(COLLECT_THREADS)).min(MAX_BLOCKS)
 }
 
+/// Blocks of a kernel that moves so many chosen elements, with a thread for each.
+pub fn chosen(items: u64) -> u64 {
+    items.div_ceil(u64::from(COLLECT_THREADS)).min(MAX_BLOCKS)
+}
+
 /// Blocks of the forward kernel of binary cross-entropy, each for one chunk of elements at a time.
 pub fn binary_chunks(elements: u64) -> u64 {
     chunks(elements).min(MAX_BLOCKS)
@@ -252,6 +257,7 @@ mod tests {
         assert_eq!(divergence(257, 17, DType::F32), (DIVERGENCE[2], 17));
         assert_eq!(divergence(50_257, u64::MAX, DType::F32), (DIVERGENCE[3], MAX_BLOCKS));
         assert_eq!((nll(1), nll(257), nll(u64::MAX)), (1, 2, MAX_BLOCKS));
+        assert_eq!((chosen(1), chosen(257), chosen(u64::MAX)), (1, 2, MAX_BLOCKS));
         assert_eq!((binary_chunks(4097), binary_chunks(u64::MAX / 8)), (2, MAX_BLOCKS));
         assert_eq!((binary_backward(1), binary_backward(1025), binary_backward(u64::MAX / 8)), (1, 2, MAX_BLOCKS));
         assert_eq!((chunks(0), chunks(1), chunks(4096), chunks(4097)), (0, 1, 1, 2));

@@ -1,6 +1,7 @@
 //! Divergence of two rows of logits: the formulae on one pair of rows, and the loop over strided operands.
 
 use super::row::State;
+use super::top_k::top_k;
 use super::{Operand, Output, Rows, Sum};
 use crate::dtype::Float;
 use rayon::prelude::*;
@@ -137,17 +138,28 @@ pub struct Lessons<'a, T> {
     pub tau: f64,
     /// What every divergence is multiplied by.
     pub factor: f64,
+    /// How many of the teacher's largest logits count, or all.
+    pub top_k: Option<usize>,
 }
 
 impl<T: Float> Lessons<'_, T> {
-    fn rows(&self, rows: &Rows, row: usize) -> [Vec<f64>; 2] {
-        [self.student, self.teacher].map(|operand| operand.row(rows, row).map(Float::to_f64).collect())
+    /// The student's and the teacher's logits of the classes that count, and which these are.
+    fn rows(&self, rows: &Rows, row: usize) -> ([Vec<f64>; 2], Vec<usize>) {
+        let whole: [Vec<f64>; 2] =
+            [self.student, self.teacher].map(|operand| operand.row(rows, row).map(Float::to_f64).collect());
+        match self.top_k {
+            None => (whole, (0..rows.len()).collect()),
+            Some(k) => {
+                let chosen = top_k(&whole[1], k);
+                (whole.map(|x| chosen.iter().map(|class| x[*class]).collect()), chosen)
+            }
+        }
     }
 
     /// The loss of every row, in parallel.
     pub fn losses(&self, rows: &Rows) -> Vec<f64> {
         let loss = |row| {
-            let [student, teacher] = self.rows(rows, row);
+            let ([student, teacher], _) = self.rows(rows, row);
             self.factor * divergence(&student, &teacher, self.tau, self.direction)
         };
         (0..rows.count()).into_par_iter().with_min_len(16).map(loss).collect()
@@ -156,11 +168,12 @@ impl<T: Float> Lessons<'_, T> {
     /// Gradient by the student's logits, where `upstream(row)` is the gradient by that row's loss.
     pub fn backward(&self, rows: &Rows, upstream: impl Fn(usize) -> f64 + Sync, dstudent: Output<T>) {
         dstudent.write_rows(rows, |row, out| {
-            let [student, teacher] = self.rows(rows, row);
+            let ([student, teacher], chosen) = self.rows(rows, row);
             let factor = self.factor * upstream(row);
             let slopes = divergence_backward(&student, &teacher, self.tau, self.direction);
             let gradient = |slope: f64| if slope == 0.0 { 0.0 } else { slope * factor };
-            slopes.into_iter().zip(out).for_each(|(slope, out)| *out = T::from_f64(gradient(slope)));
+            out.fill(T::from_f64(0.0));
+            slopes.into_iter().zip(chosen).for_each(|(slope, class)| out[class] = T::from_f64(gradient(slope)));
         });
     }
 }

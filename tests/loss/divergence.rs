@@ -26,34 +26,36 @@ const DIRECTIONS: [Direction; 5] = [
 
 /// A call: the student's logits and their memory are those of `case`.
 #[derive(Clone)]
-struct Lesson {
-    case: Case,
-    student: Vec<f64>,
-    teacher: Vec<f64>,
+pub(crate) struct Lesson {
+    pub(crate) case: Case,
+    pub(crate) student: Vec<f64>,
+    pub(crate) teacher: Vec<f64>,
     /// How the teacher lies in memory.
-    arrangement: Arrangement,
-    direction: Direction,
+    pub(crate) arrangement: Arrangement,
+    pub(crate) direction: Direction,
     /// One of `Reduction`, by name; `MeanOver` divides by 7.
-    reduction: &'static str,
+    pub(crate) reduction: &'static str,
     /// Whether the loss is multiplied by the square of the temperature.
-    squared: bool,
+    pub(crate) squared: bool,
+    /// How many of the teacher's largest logits count, or all.
+    pub(crate) top_k: Option<usize>,
 }
 
 impl fmt::Display for Lesson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Lesson { case, arrangement, direction, reduction, squared, .. } = self;
-        write!(f, "{direction:?} (squared: {squared}) {case}, teacher {arrangement}, {reduction}")
+        let Lesson { case, arrangement, direction, reduction, squared, top_k, .. } = self;
+        write!(f, "{direction:?} (squared: {squared}, top k: {top_k:?}) {case}, teacher {arrangement}, {reduction}")
     }
 }
 
 impl Lesson {
     /// Rows of the two that have nothing to do with each other.
-    fn new(case: Case) -> Lesson {
+    pub(crate) fn new(case: Case) -> Lesson {
         let other = Case { seed: case.seed ^ 0x5eed, ..case.clone() };
         let [student, teacher] =
             [&case, &other].map(|case| case.logits::<f32>().iter().map(|x| f64::from(*x)).collect());
         let (arrangement, direction) = (case.input, Direction::Forward);
-        Lesson { case, student, teacher, arrangement, direction, reduction: "None", squared: false }
+        Lesson { case, student, teacher, arrangement, direction, reduction: "None", squared: false, top_k: None }
     }
 
     /// A teacher that is the student with some noise of this size.
@@ -65,7 +67,7 @@ impl Lesson {
     }
 
     /// Every special row of the student with every special row of the teacher.
-    fn special(classes: usize) -> Lesson {
+    pub(crate) fn special(classes: usize) -> Lesson {
         let kinds = SPECIAL_ROWS.len() + 1;
         let rows = Case::new(&[kinds, classes], Fill::Special).logits::<f16>();
         let row = |k: usize| rows[k * classes..][..classes].iter().map(|x| f64::from(x.to_f32()));
@@ -74,7 +76,7 @@ impl Lesson {
         Lesson { student: pick(&|pair| pair / kinds), teacher: pick(&|pair| pair % kinds), ..lesson }
     }
 
-    fn along(self, direction: Direction) -> Lesson {
+    pub(crate) fn along(self, direction: Direction) -> Lesson {
         Lesson { direction, ..self }
     }
 
@@ -90,7 +92,7 @@ impl Lesson {
             "MeanOver" => Reduction::MeanOver(divisor.view()),
             other => panic!("{other} is no reduction"),
         };
-        KlDivergence { direction: self.direction, temperature: self.case.tau, reduction }
+        KlDivergence { direction: self.direction, temperature: self.case.tau, top_k: self.top_k, reduction }
     }
 
     fn divisor(&self) -> f64 {
@@ -128,13 +130,13 @@ fn exact(direction: Direction) -> reference::Direction {
     }
 }
 
-struct Got<T> {
-    loss: Vec<f32>,
-    dstudent: Vec<T>,
+pub(crate) struct Got<T> {
+    pub(crate) loss: Vec<f32>,
+    pub(crate) dstudent: Vec<T>,
 }
 
 /// Forward and backward between guards.
-fn run<T: Format>(device: &Device, lesson: &Lesson) -> Got<T> {
+pub(crate) fn run<T: Format>(device: &Device, lesson: &Lesson) -> Got<T> {
     let case = &lesson.case;
     let (dim, [student, teacher]) = (Dim::front(case.dim), lesson.logits::<T>());
     let student = Operand::new(device, case.input, &case.dims, &student, T::from_f64(f64::NAN));
@@ -187,6 +189,18 @@ fn terms(student: &[f64], teacher: &[f64], tau: f64, direction: Direction) -> Ve
     s.iter().zip(logs).map(|(s, log)| s.max(normal) * (log + mean + own)).collect()
 }
 
+/// The places of a row whose teacher no more than `k - 1` others are ahead of: larger, or equal and before it; a NaN is ahead of
+/// every number.
+fn first_of<T: Format>(teacher: &[T], places: Vec<usize>, k: usize) -> Vec<usize> {
+    let key = |place: usize| match teacher[place].to_f64() {
+        x if x.is_nan() => (true, 0.0),
+        x => (false, x),
+    };
+    let ahead = |a: usize, b: usize| key(a) > key(b) || key(a) == key(b) && a < b;
+    let counts = |place: &usize| places.iter().filter(|other| ahead(**other, *place)).count() < k;
+    places.iter().copied().filter(counts).collect()
+}
+
 fn want<T: Format>(lesson: &Lesson) -> Want {
     let (case, direction, tau) = (&lesson.case, exact(lesson.direction), f64::from(lesson.case.tau));
     let [student, teacher] = lesson.logits::<T>();
@@ -195,6 +209,10 @@ fn want<T: Format>(lesson: &Lesson) -> Want {
     // What exponentials lose, as a multiple of the two units of float32 that the comparator grants.
     let part = if T::DIGITS == 24 { 2.0 } else { 2f64.powi(-19) / CANCELLED };
     for (row, places) in case.row_places().enumerate() {
+        let mut places = places;
+        if let Some(k) = lesson.top_k {
+            places = first_of(&teacher, places, k);
+        }
         let [s, t] = [&student, &teacher].map(|x| places.iter().map(|i| x[*i].to_f64()).collect::<Vec<f64>>());
         losses.push(lesson.factor() * reference::divergence(&s, &t, tau, direction));
         let g = f64::from(upstream[row % upstream.len()]) * lesson.factor() / lesson.divisor();
@@ -226,7 +244,7 @@ fn gradient_tolerance<T: Format>(lesson: &Lesson) -> Tolerance {
     Tolerance { floor: T::BACKWARD.floor.max(128.0 * f64::from(f32::MIN_POSITIVE) * scale), ..T::BACKWARD }
 }
 
-fn check<T: Format>(lesson: &Lesson) {
+pub(crate) fn check<T: Format>(lesson: &Lesson) {
     let want = want::<T>(lesson);
     for device in devices() {
         let got = run::<T>(&device, lesson);
@@ -237,7 +255,7 @@ fn check<T: Format>(lesson: &Lesson) {
     }
 }
 
-fn check_all(lesson: &Lesson) {
+pub(crate) fn check_all(lesson: &Lesson) {
     DIRECTIONS.into_iter().for_each(|direction| check::<f32>(&lesson.clone().along(direction)));
     [0, 3].into_iter().for_each(|i| check::<f16>(&lesson.clone().along(DIRECTIONS[i])));
     [1, 2].into_iter().for_each(|i| check::<bf16>(&lesson.clone().along(DIRECTIONS[i])));

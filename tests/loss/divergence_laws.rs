@@ -18,7 +18,7 @@ const DIRECTIONS: [Direction; 4] =
     [Direction::Forward, Direction::Reverse, HALF, Direction::JensenShannon { beta: 0.1 }];
 
 fn options(direction: Direction) -> KlDivergence<'static> {
-    KlDivergence { direction, temperature: 1.0, reduction: Reduction::None }
+    KlDivergence { direction, reduction: Reduction::None, ..KlDivergence::default() }
 }
 
 fn rows<T: Format>(device: &Device, rows: usize, values: &[f64]) -> Tensor<T> {

@@ -7,6 +7,7 @@ mod binary_cross_entropy;
 mod cross_entropy;
 mod divergence;
 mod divergence_laws;
+mod divergence_top_k;
 mod errors;
 mod fused;
 mod hostile;

@@ -40,7 +40,12 @@ pub unsafe extern "C" fn sumexp_distillation(
     // SAFETY: the caller promises what the header says of tensors and the stream, which is what each call here asks.
     enter("distillation", |op| unsafe {
         let reduction = options::reduction(op, reduction)?;
-        let options = KlDivergence { direction: self::direction(op, direction)?, temperature, reduction };
+        let options = KlDivergence {
+            direction: self::direction(op, direction)?,
+            temperature,
+            reduction,
+            ..KlDivergence::default()
+        };
         let (student, teacher) = (Operand::new(op, "student", student)?, Operand::new(op, "teacher", teacher)?);
         let loss = self::loss(op, "loss", loss, reduction)?;
         let device = device::of(&student, &[&teacher, &loss], stream)?;
@@ -71,7 +76,12 @@ pub unsafe extern "C" fn sumexp_distillation_backward(
     // SAFETY: the caller promises what the header says of tensors and the stream, which is what each call here asks.
     enter("distillation_backward", |op| unsafe {
         let reduction = options::reduction(op, reduction)?;
-        let options = KlDivergence { direction: self::direction(op, direction)?, temperature, reduction };
+        let options = KlDivergence {
+            direction: self::direction(op, direction)?,
+            temperature,
+            reduction,
+            ..KlDivergence::default()
+        };
         let (student, teacher) = (Operand::new(op, "student", student)?, Operand::new(op, "teacher", teacher)?);
         let dloss = self::loss(op, "dloss", dloss, reduction)?;
         let dstudent = Operand::new(op, "dstudent", dstudent)?;

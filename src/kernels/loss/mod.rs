@@ -3,6 +3,7 @@
 mod binary_cross_entropy;
 mod cross_entropy;
 mod divergence;
+mod divergence_top_k;
 mod fused;
 mod nll;
 
@@ -11,6 +12,7 @@ pub(crate) use cross_entropy::{
     Call, CallTargets, Outputs, STATE, Statistics, cross_entropy_backward, cross_entropy_forward,
 };
 pub(crate) use divergence::{Divergence, DivergenceCall, divergence_backward, divergence_forward};
+pub(crate) use divergence_top_k::{divergence_pick, divergence_place};
 pub(crate) use fused::{Destination, cross_entropy_fused};
 pub(crate) use nll::{NllCall, nll_backward, nll_forward};
 

@@ -96,6 +96,15 @@ pub(crate) fn nll_forward<T: Float>(call: &NllCall<T>, reduce: Reduce, mut loss:
     unsafe { finish(op, device, reduce, Sums { partials, chunks, classes: call.rows.len, loss, count: 0, weight: 0 }) }
 }
 
+/// Fills a contiguous gradient with zeros.
+pub(super) fn zeros<T: Float>(op: &'static str, device: &Device, output: &mut ViewMut<T>) -> Result<()> {
+    let bytes = output.shape().elements() * T::DTYPE.size() as u64;
+    let blocks = shape(plan::nll(bytes.div_ceil(16)), plan::COLLECT_THREADS);
+    let params = NllZerosParams { output: output.address(op, "gradient")? as *mut _, bytes };
+    // SAFETY: the output is contiguous and of so many bytes.
+    unsafe { launch(device, KernelId::NllZeros, &blocks, &params) }
+}
+
 /// Gradient of the log-probabilities, of which there is at least one. `upstream` has one element per row, if need be by strides
 /// of 0.
 pub(crate) fn nll_backward<T: Float>(
@@ -120,11 +129,8 @@ pub(crate) fn nll_backward<T: Float>(
         // divisor is a borrowed view of one.
         unsafe { finish(op, device, reduce, sums) }?;
     }
+    zeros(op, device, &mut output)?;
     let address = output.address(op, "gradient")?;
-    let bytes = output.shape().elements() * T::DTYPE.size() as u64;
-    let blocks = shape(plan::nll(bytes.div_ceil(16)), plan::COLLECT_THREADS);
-    // SAFETY: the output is contiguous and of so many bytes.
-    unsafe { launch(device, KernelId::NllZeros, &blocks, &NllZerosParams { output: address as *mut _, bytes }) }?;
     let (upstream, upstream_layout) = upstream;
     let walk = Walk::new(call.sizes().dims(), &[call.targets.layout.strides(), upstream_layout.strides()]);
     let (class_weights, class_weight_stride) = call.class_weights();

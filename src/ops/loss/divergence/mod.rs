@@ -1,19 +1,13 @@
 //! Divergence of a student's probabilities from a teacher's, from the logits of both.
 
-use super::super::check;
-use super::super::common::operand;
+mod checked;
+
 use super::reduction::Reduction;
-use crate::device::Device;
 use crate::dtype::Float;
-use crate::error::{Error, Result};
-use crate::kernels::loss::{
-    Divergence, DivergenceCall, divergence_backward as launch_backward, divergence_forward as launch_forward,
-};
-use crate::reference::divergence::{Direction as Reference, Lessons};
-use crate::reference::{self, Operand, Output};
-use crate::shape::{Dim, Layout, Rows, Shape};
+use crate::error::Result;
+use crate::shape::Dim;
 use crate::tensor::{Tensor, View, ViewMut};
-use std::ops::Range;
+use checked::Checked;
 
 /// Which divergence of the teacher's probabilities `t` and the student's `s`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -46,13 +40,17 @@ pub struct KlDivergence<'a> {
     pub direction: Direction,
     /// What the logits of both are divided by; finite and above 0. 1 by default.
     pub temperature: f32,
+    /// Only the teacher's so many largest logits of every row count, those that [`top_k`](crate::top_k) finds: both rows are what they
+    /// say of these classes alone, as if everything else were hidden from both, and the gradient is 0 elsewhere. 1 to 1024 and no more
+    /// than there are classes; none by default.
+    pub top_k: Option<usize>,
     /// What becomes of the losses of the rows; by default their mean over all rows (which PyTorch calls `batchmean`).
     pub reduction: Reduction<'a>,
 }
 
 impl Default for KlDivergence<'_> {
     fn default() -> Self {
-        Self { direction: Direction::Forward, temperature: 1.0, reduction: Reduction::Mean }
+        Self { direction: Direction::Forward, temperature: 1.0, top_k: None, reduction: Reduction::Mean }
     }
 }
 
@@ -78,9 +76,14 @@ impl Default for KlDivergence<'_> {
 ///
 /// A mean divides by the number of rows.
 ///
+/// **The teacher's top k.** With [`KlDivergence::top_k`], `p` and `q` are the two softmax over the same `k` classes, each with a sum
+/// of 1: every [`Direction`] has its meaning there. What the student says of other classes has no influence, NaN included; a
+/// NaN of the teacher is among its largest. The teacher is read as [`top_k`](crate::top_k) reads it, of the student only those
+/// elements, and the memory that the call takes for itself is `12 * k` bytes per row (16 for f32).
+///
 /// # Errors
-/// [`Error::Dim`], [`Error::Temperature`]; [`Error::Shapes`] if the two shapes differ; [`Error::Option`] for `beta`;
-/// [`Error::NoClasses`] if there are rows without elements; [`Error::DifferentDevices`], [`Error::OutOfMemory`], [`Error::Driver`].
+/// [`Error::Dim`](crate::Error::Dim), [`Error::Temperature`](crate::Error::Temperature); [`Error::Shapes`](crate::Error::Shapes) if the two shapes differ; [`Error::Option`](crate::Error::Option) for `beta`, and for a `top_k`
+/// of 0; [`Error::TooMany`](crate::Error::TooMany) if it is more than 1024 or than there are classes, or if these are 2^32 or more; [`Error::NoClasses`](crate::Error::NoClasses) if there are rows without elements; [`Error::DifferentDevices`](crate::Error::DifferentDevices), [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::Driver`](crate::Error::Driver).
 ///
 /// ```
 /// use sumexp::{Device, Dim, KlDivergence, Tensor, kl_div};
@@ -115,7 +118,7 @@ pub fn kl_div<'a, 't, T: Float>(
 /// [`kl_div`] into memory that the caller owns.
 ///
 /// # Errors
-/// As [`kl_div`]; [`Error::NotContiguous`], [`Error::Overlap`], [`Error::Shared`] for an output that cannot be written.
+/// As [`kl_div`]; [`Error::NotContiguous`](crate::Error::NotContiguous), [`Error::Overlap`](crate::Error::Overlap), [`Error::Shared`](crate::Error::Shared) for an output that cannot be written.
 pub fn kl_div_into<'a, 't, 'l, T: Float>(
     student: impl Into<View<'a, T>>,
     teacher: impl Into<View<'t, T>>,
@@ -139,11 +142,12 @@ pub fn kl_div_into<'a, 't, 'l, T: Float>(
 ///
 /// Each gradient is a difference: f32 is within 8 units in the last place of it and 2^-21 of the larger term (`s`, `t`; `s * |l|`,
 /// `s * sum(s * |l|)`), f16 and bf16 within 0.51 and 2^-19 of that; `l` is right to 2^-48 at best, and an `s` below 2^-126 has fewer
-/// digits. What the student hides gets 0, and so does a whole row whose
+/// digits. What is not among the teacher's [`KlDivergence::top_k`] gets 0; the call then takes one more element of memory for each
+/// that is. What the student hides gets 0, and so does a whole row whose
 /// teacher shows nothing (forward). Where the reverse divergence is infinite there is no gradient: what the student shows gets NaN.
 ///
 /// # Errors
-/// As [`kl_div`]; [`Error::Shapes`] if `upstream` has another shape than the loss.
+/// As [`kl_div`]; [`Error::Shapes`](crate::Error::Shapes) if `upstream` has another shape than the loss.
 ///
 /// ```
 /// use sumexp::{Device, Dim, KlDivergence, Tensor, kl_div_backward};
@@ -169,7 +173,7 @@ pub fn kl_div_backward<'a, 't, 'u, T: Float>(
 /// [`kl_div_backward`] into memory that the caller owns.
 ///
 /// # Errors
-/// As [`kl_div_backward`]; [`Error::NotContiguous`], [`Error::Overlap`], [`Error::Shared`] for an output that cannot be written.
+/// As [`kl_div_backward`]; [`Error::NotContiguous`](crate::Error::NotContiguous), [`Error::Overlap`](crate::Error::Overlap), [`Error::Shared`](crate::Error::Shared) for an output that cannot be written.
 pub fn kl_div_backward_into<'a, 't, 'u, 'o, T: Float>(
     student: impl Into<View<'a, T>>,
     teacher: impl Into<View<'t, T>>,
@@ -258,152 +262,4 @@ pub fn distillation_loss_backward_into<'a, 't, 'u, 'o, T: Float>(
 
 fn squared(options: &KlDivergence) -> f64 {
     f64::from(options.temperature) * f64::from(options.temperature)
-}
-
-/// A call whose logits and options fit together.
-struct Checked<'a, T> {
-    op: &'static str,
-    student: View<'a, T>,
-    teacher: View<'a, T>,
-    options: KlDivergence<'a>,
-    /// What every loss is multiplied by.
-    factor: f64,
-    rows: Rows,
-    /// The shape of what there is one of per row.
-    sizes: Shape,
-}
-
-impl<'a, T: Float> Checked<'a, T> {
-    fn new(
-        op: &'static str,
-        student: View<'a, T>,
-        teacher: View<'a, T>,
-        dim: Dim,
-        options: &KlDivergence<'a>,
-        factor: f64,
-    ) -> Result<Self> {
-        check::same_shape(op, ("teacher", teacher.shape()), ("student", student.shape()))?;
-        Device::same(op, ("student", student.device()), &[("teacher", teacher.device())])?;
-        let rows = student.shape().rows(op, dim)?;
-        check::temperature(op, options.temperature)?;
-        if let Direction::JensenShannon { beta } = options.direction
-            && !(beta > 0.0 && beta < 1.0)
-        {
-            return Err(Error::Option { op, option: "beta", value: beta.into(), wanted: "above 0 and below 1" });
-        }
-        options.reduction.check(op, ("student", student.device()))?;
-        if rows.len == 0 && rows.count() > 0 {
-            return Err(Error::NoClasses { op, shape: student.dims().to_vec(), dim: rows.position });
-        }
-        let sizes = student.shape().without(rows.position);
-        Ok(Self { op, student, teacher, options: *options, factor, rows, sizes })
-    }
-
-    fn loss_shape(&self) -> Result<Shape> {
-        self.options.reduction.loss_shape(self.op, &self.sizes)
-    }
-
-    fn inputs(&self) -> Vec<(&'static str, Range<u64>)> {
-        let mut inputs = vec![("student", self.student.addresses()), ("teacher", self.teacher.addresses())];
-        inputs.extend(self.options.reduction.input());
-        inputs
-    }
-
-    fn allocate_loss(&self) -> Result<Tensor<f32>> {
-        let mut loss = Tensor::unfilled(self.op, self.student.device(), self.loss_shape()?)?;
-        self.forward(loss.view_mut())?;
-        Ok(loss)
-    }
-
-    fn forward_into(&self, loss: ViewMut<f32>) -> Result<()> {
-        Device::same(self.op, ("student", self.student.device()), &[("loss", loss.device())])?;
-        loss.check_output(self.op, "loss", ("the loss", &self.loss_shape()?), &self.inputs())?;
-        self.forward(loss)
-    }
-
-    fn allocate_gradient(&self, upstream: View<f32>) -> Result<Tensor<T>> {
-        let layout = self.upstream(&upstream)?;
-        let mut dstudent = Tensor::unfilled(self.op, self.student.device(), *self.student.shape())?;
-        self.backward(upstream, &layout, dstudent.view_mut())?;
-        Ok(dstudent)
-    }
-
-    fn backward_into(&self, upstream: View<f32>, dstudent: ViewMut<T>) -> Result<()> {
-        let layout = self.upstream(&upstream)?;
-        Device::same(self.op, ("student", self.student.device()), &[("dstudent", dstudent.device())])?;
-        let mut inputs = self.inputs();
-        inputs.push(("upstream", upstream.addresses()));
-        dstudent.check_output(self.op, "dstudent", ("student", self.student.shape()), &inputs)?;
-        self.backward(upstream, &layout, dstudent)
-    }
-
-    /// The layout of the gradient of the loss over the rows: the one of a sum or a mean is that of every row.
-    fn upstream(&self, upstream: &View<f32>) -> Result<Layout> {
-        check::same_shape(self.op, ("upstream", upstream.shape()), ("the loss", &self.loss_shape()?))?;
-        Device::same(self.op, ("student", self.student.device()), &[("upstream", upstream.device())])?;
-        upstream.layout().broadcast(self.op, "upstream", &self.sizes)
-    }
-
-    fn call(&self) -> DivergenceCall<'_, T> {
-        DivergenceCall {
-            op: self.op,
-            student: self.student,
-            teacher: self.teacher,
-            rows: self.rows,
-            divergence: match self.options.direction {
-                Direction::Forward => Divergence::Forward,
-                Direction::Reverse => Divergence::Reverse,
-                Direction::JensenShannon { beta } => Divergence::JensenShannon(beta),
-            },
-            temperature: self.options.temperature,
-            factor: self.factor,
-        }
-    }
-
-    /// The call as the reference takes it; none if it is not on the host.
-    fn on_host(&self) -> Option<Lessons<'_, T>> {
-        Some(Lessons {
-            student: operand(&self.student)?,
-            teacher: operand(&self.teacher)?,
-            direction: match self.options.direction {
-                Direction::Forward => Reference::Forward,
-                Direction::Reverse => Reference::Reverse,
-                Direction::JensenShannon { beta } => Reference::JensenShannon { beta: beta.into() },
-            },
-            tau: self.options.temperature.into(),
-            factor: self.factor,
-        })
-    }
-
-    fn reference_rows(&self) -> reference::Rows<'_> {
-        reference::Rows { shape: self.student.dims(), dim: self.rows.position }
-    }
-
-    fn forward(&self, mut loss: ViewMut<f32>) -> Result<()> {
-        let reduction = &self.options.reduction;
-        let Some(lessons) = self.on_host() else { return launch_forward(&self.call(), (*reduction).into(), loss) };
-        let losses = lessons.losses(&self.reference_rows());
-        reduction.write_on_host(self.op, &mut loss, &losses, losses.len() as f64)
-    }
-
-    fn backward(&self, upstream: View<f32>, layout: &Layout, mut dstudent: ViewMut<T>) -> Result<()> {
-        if self.student.shape().is_empty() {
-            return Ok(());
-        }
-        let (Some(lessons), Some(data)) = (self.on_host(), upstream.on_host()) else {
-            let (reduce, upstream) = (self.options.reduction.into(), (upstream.address(), layout));
-            return launch_backward(&self.call(), reduce, upstream, dstudent);
-        };
-        let rows = self.reference_rows();
-        let scale = self.options.reduction.scale_on_host(self.rows.count() as f64);
-        // One per row: of no length along the dim.
-        let mut strides = layout.strides().to_vec();
-        strides.insert(self.rows.position, 0);
-        let upstream = Operand { data, strides: &strides };
-        let strides = dstudent.layout().strides().to_vec();
-        let data = dstudent.on_host(self.op, "dstudent")?.expect("dstudent is where the student is");
-        let output = Output { data, strides: &strides };
-        lessons.backward(&rows, |row| f64::from(upstream.at(&rows, row)) * scale, output);
-        Ok(())
-    }
 }
