@@ -26,6 +26,13 @@ pub enum KernelId {
         /// Of out.
         dtype: DType,
     },
+    /// Two attentions over different keys merged into one.
+    AttentionPartial {
+        /// Of both and of the result.
+        dtype: DType,
+        /// Whether it is the gradients of both.
+        backward: bool,
+    },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
         /// Of the logits.
@@ -219,6 +226,9 @@ impl KernelId {
             Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
+            Self::AttentionPartial { dtype, backward } => {
+                format!("attention_partial_{}{dtype}", if backward { "backward_" } else { "" })
+            }
             Self::SoftmaxForward { dtype, form } => format!("softmax_forward_{dtype}_{}", softmax(form, "states")),
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
@@ -265,6 +275,7 @@ impl KernelId {
             Self::AttentionForward { .. } => "attention_forward_f32",
             Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
             Self::AttentionMerge { .. } => "attention_merge",
+            Self::AttentionPartial { .. } => "attention_partial",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
                 (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",

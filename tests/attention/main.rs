@@ -5,6 +5,7 @@ mod common;
 mod general;
 mod naive;
 mod packed;
+mod partial;
 mod split;
 
 use common::device::{assert_no_findings, soft};

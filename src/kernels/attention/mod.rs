@@ -2,9 +2,11 @@
 
 mod forward;
 mod mask;
+mod partial;
 
 pub(crate) use forward::{Results, forward};
 pub(crate) use mask::Masking;
+pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
 
 use super::KernelId;
 use super::params::{
@@ -153,7 +155,7 @@ fn four(dims: &[usize]) -> [u32; 4] {
 
 /// The kernels that exist for an element type.
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
-    forward::kernels(dtype)
+    forward::kernels(dtype).chain(partial::kernels(dtype))
 }
 
 /// The kernels that exist for all of them.

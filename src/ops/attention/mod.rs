@@ -45,10 +45,14 @@ mod forward;
 mod host;
 mod options;
 mod packed;
+mod partial;
 
 pub use forward::{AttentionInto, AttentionOutput, forward, forward_into};
 pub use options::{Alibi, Attention, Bias};
 pub use packed::{Offsets, PackedOffsets, forward_packed, forward_packed_into};
+pub use partial::{
+    Partial, PartialGradient, PartialGradientInto, merge, merge_backward, merge_backward_into, merge_into,
+};
 
 /// Longest sequence.
 const MAX_LENGTH: usize = 1 << 30;
