@@ -7,6 +7,7 @@ mod naive;
 mod packed;
 mod partial;
 mod split;
+mod table;
 
 use common::device::{assert_no_findings, soft};
 use common::random::Random;

@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 
 use crate::common::attention::cases::{Layout, Mask, VALUES, choices, contradict, pairs, table};
-use crate::common::attention::problem::Gradient;
+use crate::common::attention::dense::{dense, sees};
+use crate::common::attention::problem::{Gradient, upstream};
 use crate::common::attention::same_dtype::attention;
-use crate::laws::upstream;
-use crate::naive::{dense, sees};
 use crate::values;
 use sumexp::{Float, bf16, f16};
 
@@ -78,7 +77,7 @@ fn check<T: Float>(epsilon: f64) {
     let mut largest = 0f64;
     for (case, problem) in values::table() {
         let upstream = upstream(&problem, 9);
-        let naive = attention::<T>(&problem, &upstream.0, &upstream.1, |b, h, i, j| sees(&problem, b, h, i, j));
+        let naive = attention::<T>(&problem, Some(&upstream), |b, h, i, j| sees(&problem, b, h, i, j));
         let want = dense(&problem);
         let (out, _) = problem.forward::<T>();
         let (of_naive, of_ours) = (distance(&naive.out, &want.out), distance(&out, &want.out));

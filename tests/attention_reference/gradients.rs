@@ -1,8 +1,8 @@
 //! Every gradient of the reference against central differences of dense float64 arithmetic.
 
+use crate::common::attention::dense::dense;
 use crate::common::attention::problem::{Problem, numbers};
 use crate::common::random::Random;
-use crate::naive::dense;
 use crate::values::{extras, masks};
 
 /// What the gradients are of: a fixed linear function of out and lse.

@@ -1,9 +1,9 @@
 //! Bugs that other libraries had in attention, as cases: each names where it was found.
 
-use crate::common::attention::problem::{Gradient, Masks, Problem};
+use crate::common::attention::dense::dense;
+use crate::common::attention::problem::{Gradient, Masks, Problem, upstream};
 use crate::common::compare::{Exact, assert_right, assert_same_bits};
-use crate::laws::{assert_same, results, upstream};
-use crate::naive::dense;
+use crate::laws::{assert_same, results};
 use crate::packed::Packed;
 use crate::values::ROUNDED;
 use sumexp::mask::{Align, Band, Offsets, Pattern, Rule};

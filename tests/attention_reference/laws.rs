@@ -1,9 +1,10 @@
 //! Laws of attention on random problems.
 
-use crate::common::attention::problem::{Gradient, Masks, Problem, numbers};
+use crate::common::attention::dense::sees;
+use crate::common::attention::plant::plant;
+use crate::common::attention::problem::{Gradient, Masks, Problem, numbers, upstream};
 use crate::common::compare::assert_same_bits;
 use crate::common::random::Random;
-use crate::naive::sees;
 use crate::values::table;
 use sumexp::Polarity;
 
@@ -13,13 +14,6 @@ pub struct Results {
     pub lse: Vec<f32>,
     pub weights: Vec<f32>,
     pub gradient: Gradient<f32>,
-}
-
-/// Random gradients for a problem's results.
-pub fn upstream(problem: &Problem, seed: u64) -> (Vec<f64>, Vec<f64>) {
-    let mut random = Random::new(seed);
-    let dout = numbers(&mut random, problem.out_shape().iter().product());
-    (dout, numbers(&mut random, problem.lse_shape().iter().product()))
 }
 
 pub fn results(problem: &Problem, (dout, dlse): &(Vec<f64>, Vec<f64>)) -> Results {
@@ -158,47 +152,6 @@ fn rows_without_visible_keys() {
     for x in [got.out, got.weights, dq, dk, dv, dbias].concat() {
         assert_eq!(x.to_bits(), 0, "{x}");
     }
-}
-
-/// Puts `hostile` wherever no visible pair looks: keys and values that no row sees, rows that see nothing, biases of hidden
-/// pairs, upstream gradients of empty rows.
-fn plant(problem: &Problem, upstream: &(Vec<f64>, Vec<f64>), hostile: f64) -> (Problem, (Vec<f64>, Vec<f64>)) {
-    let Problem { batch, query_heads, key_heads, queries, keys, size, value_size, .. } = *problem;
-    let (mut planted, (mut dout, mut dlse)) = (problem.clone(), upstream.clone());
-    let weights = problem.weights::<f32>();
-    let group = query_heads / key_heads;
-    let weight = |b: usize, h: usize, i: usize, j: usize| weights[((b * query_heads + h) * queries + i) * keys + j];
-    let seen = |b, h, i, j| sees(problem, b, h, i, j) && weight(b, h, i, j) > 0.0;
-    for (b, h, i) in
-        (0..batch * query_heads * queries).map(|r| (r / queries / query_heads, r / queries % query_heads, r % queries))
-    {
-        if (0..keys).any(|j| seen(b, h, i, j)) {
-            continue;
-        }
-        let row = (b * query_heads + h) * queries + i;
-        planted.q[row * size..][..size].fill(hostile);
-        dout[row * value_size..][..value_size].fill(hostile);
-        dlse[row] = hostile;
-    }
-    for (b, g, j) in (0..batch * key_heads * keys).map(|r| (r / keys / key_heads, r / keys % key_heads, r % keys)) {
-        if (g * group..(g + 1) * group).any(|h| (0..queries).any(|i| seen(b, h, i, j))) {
-            continue;
-        }
-        let row = (b * key_heads + g) * keys + j;
-        planted.k[row * size..][..size].fill(hostile);
-        planted.v[row * value_size..][..value_size].fill(hostile);
-    }
-    if let Some((bias, shape)) = &mut planted.bias {
-        let mut used = vec![false; bias.len()];
-        for n in 0..batch * query_heads * queries * keys {
-            let index =
-                [n / keys / queries / query_heads, n / keys / queries % query_heads, n / keys % queries, n % keys];
-            let place = (0..4).fold(0, |place, d| place * shape[d] + if shape[d] == 1 { 0 } else { index[d] });
-            used[place] |= sees(problem, index[0], index[1], index[2], index[3]);
-        }
-        bias.iter_mut().zip(used).filter(|(_, used)| !used).for_each(|(bias, _)| *bias = hostile);
-    }
-    (planted, (dout, dlse))
 }
 
 #[test]

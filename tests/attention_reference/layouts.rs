@@ -1,8 +1,8 @@
 //! Operands that lie in memory in other ways, and outputs among memory that must not change.
 
-use crate::common::attention::problem::{Problem, strides};
+use crate::common::attention::problem::{Problem, strides, upstream};
 use crate::common::compare::assert_same_bits;
-use crate::laws::{Results, assert_same, results, upstream};
+use crate::laws::{Results, assert_same, results};
 use sumexp::reference::attention::{Alibi, Attention, BiasGradient, Gradients, backward, forward, weights};
 use sumexp::reference::{Operand, Output};
 

@@ -11,6 +11,5 @@ mod known_bugs;
 mod laws;
 mod layouts;
 mod merging;
-mod naive;
 mod packed;
 mod values;

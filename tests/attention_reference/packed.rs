@@ -1,8 +1,8 @@
 //! Packed sequences against each of them alone.
 
-use crate::common::attention::problem::{Gradient, Problem, strides};
+use crate::common::attention::problem::{Gradient, Problem, strides, turned, upstream};
 use crate::common::compare::assert_same_bits;
-use crate::laws::{Results, upstream};
+use crate::laws::Results;
 use sumexp::mask::{Align, Band, Entries, Offsets, Rule};
 use sumexp::reference::attention::{Attention, Geometry, Gradients, Sequences, backward, forward, weights};
 use sumexp::reference::{Operand, Output};
@@ -13,12 +13,6 @@ pub struct Packed {
     pub bands: Vec<Band>,
     /// By sequence.
     pub lengths: Option<Vec<i32>>,
-}
-
-/// [H, S, D] to [S, H, D], or back.
-fn turned<T: Copy>(x: &[T], outer: usize, inner: usize, width: usize) -> Vec<T> {
-    let row = |inner_row: usize, outer_row: usize| &x[(outer_row * inner + inner_row) * width..][..width];
-    (0..inner).flat_map(|i| (0..outer).flat_map(move |o| row(i, o).to_vec()).collect::<Vec<_>>()).collect()
 }
 
 fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<i32> {

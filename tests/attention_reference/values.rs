@@ -1,9 +1,9 @@
 //! Values of the reference against dense float64 arithmetic, over masks, options, shapes and types.
 
+use crate::common::attention::dense::dense;
 use crate::common::attention::problem::{Masks, Problem, numbers};
 use crate::common::compare::{Exact, Format, Tolerance, assert_right};
 use crate::common::random::Random;
-use crate::naive::dense;
 use sumexp::mask::{Align, Band};
 use sumexp::{Polarity, bf16, f16};
 

@@ -208,6 +208,16 @@ impl Case {
         }
     }
 
+    /// What one call of the case computes: a problem, or the sequences of a packed batch.
+    pub fn problems(&self) -> Vec<Problem> {
+        if self.layout == Layout::Packed { self.sequences() } else { vec![self.problem()] }
+    }
+
+    /// Whether scores are of ordinary size, rather than peaked or very negative.
+    pub fn ordinary(&self) -> bool {
+        self.seed % 5 < 3
+    }
+
     /// The case as a problem, the longest sequence if packed. Scores are of ordinary size, or peaked, or very negative.
     pub fn problem(&self) -> Problem {
         self.of_lengths([self.queries, self.keys], self.seed)

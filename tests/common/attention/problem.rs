@@ -63,13 +63,27 @@ pub fn strides<const N: usize>(shape: [usize; N]) -> [u64; N] {
     strides
 }
 
-fn narrow<T: Float>(values: &[f64]) -> Vec<T> {
+/// The numbers in a type.
+pub fn narrow<T: Float>(values: &[f64]) -> Vec<T> {
     values.iter().map(|x| T::from_f64(*x)).collect()
 }
 
 /// Random numbers that every type holds exactly: multiples of 1/32 below 4.
 pub fn numbers(random: &mut Random, len: usize) -> Vec<f64> {
     (0..len).map(|_| (random.normal() * 32.0).round().clamp(-127.0, 127.0) / 32.0).collect()
+}
+
+/// Random gradients for a problem's results.
+pub fn upstream(problem: &Problem, seed: u64) -> (Vec<f64>, Vec<f64>) {
+    let mut random = Random::new(seed);
+    let dout = numbers(&mut random, problem.out_shape().iter().product());
+    (dout, numbers(&mut random, problem.lse_shape().iter().product()))
+}
+
+/// [outer, inner, width] as [inner, outer, width].
+pub fn turned<T: Copy>(x: &[T], outer: usize, inner: usize, width: usize) -> Vec<T> {
+    let row = |inner_row: usize, outer_row: usize| &x[(outer_row * inner + inner_row) * width..][..width];
+    (0..inner).flat_map(|i| (0..outer).flat_map(move |o| row(i, o).to_vec()).collect::<Vec<_>>()).collect()
 }
 
 impl Problem {
@@ -97,7 +111,8 @@ impl Problem {
             q: numbers(&mut random, batch * query_heads * queries * size),
             k: numbers(&mut random, batch * key_heads * keys * size),
             v: numbers(&mut random, batch * key_heads * keys * value_size),
-            scale: 1.0 / (size as f64).sqrt(),
+            // As a kernel takes it.
+            scale: f64::from((1.0 / (size as f64).sqrt()) as f32),
             bias: None,
             alibi: None,
             softcap: None,

@@ -14,7 +14,8 @@ fn product(terms: impl Iterator<Item = (f32, f32)>) -> f32 {
     terms.fold(0.0, |sum, (x, y)| sum + x * y)
 }
 
-/// Results of the naive computation. All but the lse are values of the type.
+/// Results of the naive computation. All but the lse are values of the type. Without an upstream gradient the gradients are 0 or
+/// empty.
 pub struct Naive<T> {
     pub out: Vec<T>,
     pub lse: Vec<f32>,
@@ -28,16 +29,16 @@ struct Head {
     slopes: Vec<f32>,
 }
 
-/// Forward and backward of a problem; `sees` is its mask.
+/// Forward and, for gradients `(dout, dlse)` of the results, backward of a problem; `sees` is its mask.
 pub fn attention<T: Float>(
     problem: &Problem,
-    dout: &[f64],
-    dlse: &[f64],
+    upstream: Option<&(Vec<f64>, Vec<f64>)>,
     sees: impl Fn(usize, usize, usize, usize) -> bool,
 ) -> Naive<T> {
     let Problem { batch, query_heads, key_heads, queries, keys, size, value_size, .. } = *problem;
     let narrow = |x: &[f64]| -> Vec<f32> { x.iter().map(|x| T::from_f64(*x).to_f32()).collect() };
-    let (q, k, v, dout) = (narrow(&problem.q), narrow(&problem.k), narrow(&problem.v), narrow(dout));
+    let (q, k, v) = (narrow(&problem.q), narrow(&problem.k), narrow(&problem.v));
+    let upstream = upstream.map(|(dout, dlse)| (narrow(dout), dlse));
     let scale = problem.scale as f32;
     let bias = problem.bias.as_ref().map(|(values, shape)| (narrow(values), *shape));
     let bias_place = |shape: [usize; 4], index: [usize; 4]| {
@@ -53,7 +54,7 @@ pub fn attention<T: Float>(
     for (b, h) in (0..batch).flat_map(|b| (0..query_heads).map(move |h| (b, h))) {
         let query_rows = (b * query_heads + h) * queries;
         let key_rows = (b * key_heads + h * key_heads / query_heads) * keys;
-        let (q, dout) = (&q[query_rows * size..], &dout[query_rows * value_size..]);
+        let q = &q[query_rows * size..];
         let (k, v) = (&k[key_rows * size..], &v[key_rows * value_size..]);
         let mut head = Head { weights: vec![0.0; queries * keys], slopes: vec![1.0; queries * keys] };
         for i in 0..queries {
@@ -92,6 +93,8 @@ pub fn attention<T: Float>(
                 naive.out.push(T::from_f64(f64::from(product(terms))));
             }
         }
+        let Some((dout, dlse)) = &upstream else { continue };
+        let dout = &dout[query_rows * value_size..];
         let mut ds = vec![0f32; queries * keys];
         for i in 0..queries {
             let weight = |j: usize| head.weights[i * keys + j];

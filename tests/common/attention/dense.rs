@@ -1,6 +1,6 @@
 //! Dense attention in float64, from the formulae, sharing nothing with the reference or the mask module.
 
-use crate::common::attention::problem::Problem;
+use super::problem::Problem;
 use sumexp::Polarity;
 use sumexp::mask::Align;
 
@@ -42,6 +42,11 @@ pub fn sees(problem: &Problem, b: usize, h: usize, query: usize, key: usize) -> 
     in_bands && in_length && in_segment && shown
 }
 
+/// What is added to the score of a query and a key; -inf hides.
+pub fn bias(problem: &Problem, b: usize, h: usize, query: usize, key: usize) -> f64 {
+    problem.bias.as_ref().map_or(0.0, |(data, shape)| broadcast(data, *shape, [b, h, query, key]))
+}
+
 /// Everything, with a matrix of weights for each head.
 pub fn dense(problem: &Problem) -> Dense {
     let Problem { batch, query_heads, key_heads, queries, keys, size, value_size, .. } = *problem;
@@ -51,8 +56,7 @@ pub fn dense(problem: &Problem) -> Dense {
         for query in 0..queries {
             let q = &problem.q[((b * query_heads + h) * queries + query) * size..][..size];
             let score = |key: usize| {
-                let bias =
-                    problem.bias.as_ref().map_or(0.0, |(data, shape)| broadcast(data, *shape, [b, h, query, key]));
+                let bias = bias(problem, b, h, query, key);
                 if !sees(problem, b, h, query, key) || bias == f64::NEG_INFINITY {
                     return f64::NEG_INFINITY;
                 }
