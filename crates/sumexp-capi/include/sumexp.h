@@ -1,5 +1,5 @@
 /*
- * The C interface of sumexp: softmax, losses and inference from logits, on CUDA GPUs and on the host. For C99 and C++.
+ * The C interface of sumexp: softmax, losses, inference from logits and attention, on CUDA GPUs and on the host. For C99 and C++.
  *
  * TENSORS are DLPack's DLTensor. The struct and everything that it points to belong to the caller and are only read; the
  * library keeps no pointer to them. `strides` are in elements and at least 0 (0 repeats); NULL means contiguous, and the
@@ -232,22 +232,47 @@ int32_t sumexp_sample_options_init(sumexp_sample_options *options);
  * Errors: as the softmax family; SUMEXP_OPTION, also for top_k above the length of a row. */
 int32_t sumexp_sample(const DLTensor *x, const sumexp_sample_options *options, const DLTensor *ids, const DLTensor *valid, void *stream);
 
-/* Attention. Tensors may be NULL. */
+/* Attention. A field that is not set leaves its part of the computation out. The score of query i and key j is
+ *   u = scale * dot(q_i, k_j) + bias - slope * |distance of j from where i stands|,   s = softcap * tanh(u / softcap), or u,
+ * and the weights are the softmax of s over the keys that every mask shows. Query i stands at key i, or with causal 2 and without
+ * causal at key i + Sk - Sq: the last query at the last key. Hidden keys do not influence a query, whatever bits they hold; so
+ * hides a bias of -inf. A query that sees nothing has out 0 and lse -inf. */
 typedef struct {
   uint32_t size;
-  float scale;          /* of q.k; NaN means 1/sqrt(D), NaN; 0 and negative are scales like any other */
-  int32_t causal;       /* 0 none, 1 aligned at the first query and key, 2 at the last, 0 */
-  int64_t window_left;  /* keys before the query that are seen; -1 = all, -1 */
-  int64_t window_right; /* keys behind it; -1 = all, -1 */
-  float softcap;        /* scores become softcap * tanh(score / softcap); 0 = off, 0 */
-  const DLTensor *keep, *bias, *alibi_slopes, *key_lengths, *q_segments, *k_segments, *q_offsets, *k_offsets; /* packed sequences: i32 [B+1] */
-  int32_t max_q, max_k; /* the longest packed sequence, 0 */
+  float scale;          /* of q.k; NaN means 1/sqrt(D), NaN; 0 and negative are scales like any other; not infinite */
+  int32_t causal;       /* no keys behind the query: 0 off, 1 aligned at the first query and key, 2 at the last, 0 */
+  int64_t window_left;  /* so many keys before the query are seen; -1 = all, -1 */
+  int64_t window_right; /* so many behind it; -1 = all, -1 */
+  float softcap;        /* finite and above 0; 0 = off, 0 */
+  const DLTensor *keep,        /* bool or u8, broadcast to [B, Hq, Sq, Sk]: 0 hides the pair */
+      *bias,                   /* f16, bf16 or f32, broadcast to [B, Hq, Sq, Sk] */
+      *alibi_slopes,           /* f32, broadcast to [B, Hq] */
+      *key_lengths,            /* i32 [B]: keys from this number on are hidden */
+      *q_segments, *k_segments, /* i32, broadcast to [B, Sq] and [B, Sk], both or none: a query sees the keys of its own number */
+      *q_offsets, *k_offsets;  /* packed sequences, both or none: i32 [B+1], contiguous, see below */
+  int32_t max_q, max_k; /* the longest packed sequence, if known: hints that change no result, at least 0, 0 */
 } sumexp_attention_options;
 int32_t sumexp_attention_options_init(sumexp_attention_options *options);
 
-/* Not in this version: SUMEXP_UNSUPPORTED. */
+/* out = softmax(s) v, without a matrix of scores in memory.
+ *             batches           packed sequences
+ *   q         [B, Hq, Sq, D]    [Tq, Hq, D]        f16, bf16 or f32
+ *   k         [B, Hk, Sk, D]    [Tk, Hk, D]        as q; Hq is a multiple of Hk, and query head h uses key head h / (Hq / Hk)
+ *   v         [B, Hk, Sk, Dv]   [Tk, Hk, Dv]       as q
+ *   out       [B, Hq, Sq, Dv]   [Tq, Hq, Dv]       as q
+ *   lse       [B, Hq, Sq]       [Tq, Hq]           f32, contiguous: ln(sum(exp(s))) of each query
+ *   weights   NULL              NULL               SUMEXP_UNSUPPORTED in this version
+ * D and Dv are from 1 to 256. The last dim of q, k, v and out is contiguous, other strides are any: [B, S, H, D] and parts of one
+ * buffer go in as they are. `options`: NULL = all defaults.
+ * Packed: rows q_offsets[i] to q_offsets[i + 1] of q are the queries of sequence i, rows k_offsets[i] to k_offsets[i + 1] of k and v
+ * its keys. Offsets begin at 0, never decrease, and end at Tq or Tk. On the host anything else is SUMEXP_SHAPE; on a GPU nobody
+ * looks: rows come out wrong or not written, and nothing outside of the tensors is touched. Masks and biases count sequences as
+ * batch entries, and go by positions inside each of them.
+ * Errors: as the softmax family, _OPTION for options; _SHAPE, _STRIDES and _OPTION (head sizes) name both values. */
 int32_t sumexp_attention_forward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const sumexp_attention_options *options,
                                  const DLTensor *out, const DLTensor *lse, const DLTensor *weights, void *stream);
+
+/* Not in this version: SUMEXP_UNSUPPORTED. */
 int32_t sumexp_attention_backward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
                                   const DLTensor *dout, const DLTensor *dlse, const sumexp_attention_options *options,
                                   const DLTensor *dq, const DLTensor *dk, const DLTensor *dv, const DLTensor *dbias, void *stream);

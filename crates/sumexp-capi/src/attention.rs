@@ -1,25 +1,200 @@
-//! Attention: part of the interface, not of this version.
+//! Attention.
 
+use crate::device;
 use crate::header::*;
-use crate::status::unsupported;
+use crate::options;
+use crate::status::{Failure, enter, unsupported};
+use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
+use sumexp::attention::{Alibi, Attention, AttentionInto, Bias, forward_into, forward_packed_into};
+use sumexp::mask::Align;
+use sumexp::{DType, Device, Mask, keep};
+
+/// The options as the caller wrote them, with the tensors that they point to.
+struct Options {
+    raw: sumexp_attention_options,
+    align: Option<Align>,
+    keep: Option<Operand>,
+    bias: Option<Operand>,
+    alibi_slopes: Option<Operand>,
+    key_lengths: Option<Operand>,
+    /// Of q and k.
+    segments: Option<[Operand; 2]>,
+    offsets: Option<[Operand; 2]>,
+}
+
+impl Options {
+    /// # Safety
+    /// `options` must be what the header says.
+    unsafe fn read(op: &'static str, options: *const sumexp_attention_options) -> Result<Self, Failure> {
+        // SAFETY: the caller makes the same promise, which includes the tensors.
+        unsafe {
+            let raw = options::read(op, options)?;
+            let refused = |why: String| Err(Failure::new(SUMEXP_OPTION, format_args!("{op}: {why}")));
+            let align = match raw.causal {
+                0 => None,
+                1 => Some(Align::TopLeft),
+                2 => Some(Align::BottomRight),
+                other => {
+                    return refused(format!(
+                        "causal is {other}, it must be 0 (none), 1 (top left) or 2 (bottom right)"
+                    ));
+                }
+            };
+            for (name, window) in [("window_left", raw.window_left), ("window_right", raw.window_right)] {
+                if window < -1 {
+                    return refused(format!("{name} is {window}, it must be at least -1 (-1 = all)"));
+                }
+            }
+            for (name, longest) in [("max_q", raw.max_q), ("max_k", raw.max_k)] {
+                if longest < 0 {
+                    return refused(format!("{name} is {longest}, it must be at least 0 (0 = not known)"));
+                }
+            }
+            Ok(Self {
+                raw,
+                align,
+                keep: Operand::optional(op, "keep", raw.keep)?,
+                bias: Operand::optional(op, "bias", raw.bias)?,
+                alibi_slopes: Operand::optional(op, "alibi_slopes", raw.alibi_slopes)?,
+                key_lengths: Operand::optional(op, "key_lengths", raw.key_lengths)?,
+                segments: pair(op, [("q_segments", raw.q_segments), ("k_segments", raw.k_segments)])?,
+                offsets: pair(op, [("q_offsets", raw.q_offsets), ("k_offsets", raw.k_offsets)])?,
+            })
+        }
+    }
+
+    /// All tensors.
+    fn operands(&self) -> impl Iterator<Item = &Operand> {
+        let single = [&self.keep, &self.bias, &self.alibi_slopes, &self.key_lengths].into_iter().flatten();
+        single.chain(self.segments.iter().flatten()).chain(self.offsets.iter().flatten())
+    }
+
+    /// The masks.
+    ///
+    /// # Safety
+    /// As [`Operand::view`].
+    unsafe fn masks<'a>(&self, device: &'a Device) -> Result<Vec<Mask<'a>>, Failure> {
+        let mut masks = Vec::new();
+        masks.extend(self.align.map(Mask::Causal));
+        // -1, or what is checked to be at least 0.
+        let side = |window: i64| u64::try_from(window).ok();
+        let (left, right) = (side(self.raw.window_left), side(self.raw.window_right));
+        if left.is_some() || right.is_some() {
+            masks.push(Mask::Window { left, right, align: self.align() });
+        }
+        // SAFETY: the caller makes the same promise.
+        unsafe {
+            if let Some(lengths) = &self.key_lengths {
+                masks.push(Mask::KeyLengths(lengths.view(device)?));
+            }
+            if let Some([q, k]) = &self.segments {
+                masks.push(Mask::Segments { q: q.view(device)?, k: k.view(device)? });
+            }
+            if let Some(bytes) = &self.keep {
+                masks.push(Mask::Visible(keep(bytes.view::<u8>(device)?)));
+            }
+        }
+        Ok(masks)
+    }
+
+    /// How windows and slopes are aligned.
+    fn align(&self) -> Align {
+        self.align.unwrap_or(Align::BottomRight)
+    }
+
+    /// The options as sumexp takes them.
+    ///
+    /// # Safety
+    /// As [`Operand::view`].
+    unsafe fn on<'a>(&self, device: &'a Device, masks: &'a [Mask<'a>]) -> Result<Attention<'a>, Failure> {
+        // SAFETY: the caller makes the same promise.
+        unsafe {
+            let bias = match &self.bias {
+                None => None,
+                Some(bias) => Some(match bias.dtype {
+                    DType::F16 => Bias::F16(bias.view(device)?),
+                    DType::BF16 => Bias::BF16(bias.view(device)?),
+                    DType::F32 => Bias::F32(bias.view(device)?),
+                    other => {
+                        let why = format_args!("is {other}, it must be f16, bf16 or f32");
+                        return Err(bias.refused(SUMEXP_DTYPE, why));
+                    }
+                }),
+            };
+            let slopes = self.alibi_slopes.as_ref().map(|slopes| slopes.view(device)).transpose()?;
+            Ok(Attention {
+                scale: (!self.raw.scale.is_nan()).then_some(self.raw.scale),
+                mask: Mask::All(masks),
+                bias,
+                alibi: slopes.map(|slopes| Alibi { slopes, align: self.align() }),
+                softcap: (self.raw.softcap != 0.0).then_some(self.raw.softcap),
+            })
+        }
+    }
+}
+
+/// Two tensors that are given together or not at all.
+///
+/// # Safety
+/// As [`Operand::new`].
+unsafe fn pair(
+    op: &'static str,
+    [(left, of_left), (right, of_right)]: [(&'static str, *const DLTensor); 2],
+) -> Result<Option<[Operand; 2]>, Failure> {
+    // SAFETY: the caller makes the same promise.
+    let operands = unsafe { (Operand::optional(op, left, of_left)?, Operand::optional(op, right, of_right)?) };
+    match operands {
+        (Some(left), Some(right)) => Ok(Some([left, right])),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Failure::new(SUMEXP_NULL, format_args!("{op}: {right} is NULL, while {left} is given"))),
+        (None, Some(_)) => Err(Failure::new(SUMEXP_NULL, format_args!("{op}: {left} is NULL, while {right} is given"))),
+    }
+}
 
 /// Attention; see the header.
 ///
 /// # Safety
-/// Nothing is read or written.
+/// The tensors, the options and the stream must be what the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sumexp_attention_forward(
-    _q: *const DLTensor,
-    _k: *const DLTensor,
-    _v: *const DLTensor,
-    _options: *const sumexp_attention_options,
-    _out: *const DLTensor,
-    _lse: *const DLTensor,
-    _weights: *const DLTensor,
-    _stream: *mut c_void,
+    q: *const DLTensor,
+    k: *const DLTensor,
+    v: *const DLTensor,
+    options: *const sumexp_attention_options,
+    out: *const DLTensor,
+    lse: *const DLTensor,
+    weights: *const DLTensor,
+    stream: *mut c_void,
 ) -> i32 {
-    unsupported("attention_forward")
+    // SAFETY: the caller promises what the header says of tensors, options and the stream, which is what each call here asks.
+    enter("attention_forward", |op| unsafe {
+        let given = Options::read(op, options)?;
+        let [q, k, v] = [Operand::new(op, "q", q)?, Operand::new(op, "k", k)?, Operand::new(op, "v", v)?];
+        let (out, lse) = (Operand::new(op, "out", out)?, Operand::new(op, "lse", lse)?);
+        if !weights.is_null() {
+            let version = env!("CARGO_PKG_VERSION");
+            let why = format_args!("{op}: weights are not in this version of sumexp ({version}), pass NULL");
+            return Err(Failure::new(SUMEXP_UNSUPPORTED, why));
+        }
+        let rest: Vec<&Operand> = [&k, &v, &out, &lse].into_iter().chain(given.operands()).collect();
+        let device = device::of(&q, &rest, stream)?;
+        Operand::apart(&[&out, &lse])?;
+        let masks = given.masks(&device)?;
+        let options = given.on(&device, &masks)?;
+        with_float!(q, T => {
+            let [q, k, v] = [q.view::<T>(&device)?, k.view::<T>(&device)?, v.view::<T>(&device)?];
+            let results = AttentionInto { out: out.view_mut::<T>(&device)?, lse: Some(lse.view_mut::<f32>(&device)?) };
+            match &given.offsets {
+                None => forward_into(q, k, v, &options, results)?,
+                Some([of_q, of_k]) => {
+                    let (of_q, of_k) = (of_q.view::<i32>(&device)?, of_k.view::<i32>(&device)?);
+                    forward_packed_into(q, k, v, of_q, of_k, &options, results)?;
+                }
+            }
+            Ok(())
+        })
+    })
 }
 
 /// Gradient of attention; see the header.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-const SOURCES: [&str; 7] = ["inference", "layouts", "loss", "main", "refusals", "softmax", "threads"];
+const SOURCES: [&str; 8] = ["attention", "inference", "layouts", "loss", "main", "refusals", "softmax", "threads"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

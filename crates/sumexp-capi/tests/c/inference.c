@@ -1,4 +1,4 @@
-/* What is asked of logits without a gradient, and attention. */
+/* What is asked of logits without a gradient. */
 #include "world.h"
 #include <math.h>
 #include <string.h>
@@ -11,22 +11,6 @@ static void argmax(void) {
   IDS(rows, ROWS);
   OK(sumexp_argmax(x, 0, columns, stream));
   IDS(columns, COLUMNS);
-}
-
-static void attention(void) {
-  static const float X[4] = {0, 0, 0, 0};
-  DLTensor *x = f32(X, 4, 1, 1, 2, 2), *lse = f32(NULL, 3, 1, 1, 2);
-  sumexp_attention_options options;
-  memset(&options, 0xFF, sizeof options);
-  OK(sumexp_attention_options_init(&options));
-  HOLDS(options.size == sizeof options && isnan(options.scale) && options.causal == 0 && options.softcap == 0);
-  HOLDS(options.window_left == -1 && options.window_right == -1 && options.max_q == 0 && options.max_k == 0);
-  HOLDS(options.keep == NULL && options.bias == NULL && options.alibi_slopes == NULL && options.key_lengths == NULL);
-  HOLDS(options.q_segments == NULL && options.k_segments == NULL && options.q_offsets == NULL && options.k_offsets == NULL);
-  REFUSED(SUMEXP_UNSUPPORTED, "attention_forward is not in this version",
-          sumexp_attention_forward(x, x, x, &options, x, lse, NULL, stream));
-  REFUSED(SUMEXP_UNSUPPORTED, "attention_backward is not in this version",
-          sumexp_attention_backward(x, x, x, x, lse, x, NULL, &options, x, x, x, NULL, stream));
 }
 
 static void confidence(void) {
@@ -129,5 +113,4 @@ void inference_values(void) {
   argmax();
   confidence();
   sample();
-  attention();
 }

@@ -24,6 +24,7 @@ int main(int count, char **arguments) {
   softmax_values();
   loss_values();
   inference_values();
+  attention();
   layouts();
   refusals();
   threads();

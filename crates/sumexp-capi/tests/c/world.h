@@ -58,6 +58,7 @@ void expect(const char *file, int line, const char *what, int holds);
 void softmax_values(void);
 void loss_values(void);
 void inference_values(void);
+void attention(void);
 void layouts(void);
 void refusals(void);
 void threads(void);
