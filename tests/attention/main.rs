@@ -1,8 +1,10 @@
 //! The forward kernels of attention on the software GPU, against f64 and against a computation in the element type.
 
+mod bits;
 #[path = "../common/mod.rs"]
 mod common;
 mod general;
+mod known_bugs;
 mod naive;
 mod packed;
 mod partial;
