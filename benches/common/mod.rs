@@ -1,8 +1,8 @@
 //! What the benchmarks share: the device, its clock, its copy bandwidth, and the run of a case.
 //!
-//! A case states its traffic: the bytes that any implementation must move once. Time is the device's own, between two
-//! events on its stream; on the host it is the clock's. With `--test` each case runs once, at a small size, on the device
-//! of the tests, and its result is compared with the CPU device's.
+//! A case states its work: the bytes that any implementation must move once, or the operations of its products. Time is the
+//! device's own, between two events on its stream; on the host it is the clock's. With `--test` each case runs once, at a
+//! small size, on the device of the tests, and its result is compared with the CPU device's.
 #![allow(dead_code)] // Each benchmark is a program of its own and uses a part of this.
 
 #[path = "../../tests/common/mod.rs"]
@@ -12,7 +12,7 @@ use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use sumexp::{Device, DeviceName, Element, Float, Result, Tensor, ViewMut, bf16, f16};
+use sumexp::{DType, Device, DeviceName, Element, Float, Result, Tensor, ViewMut, bf16, f16};
 use tests::random::Random;
 
 /// Measurements per case.
@@ -53,9 +53,13 @@ impl ValueFormatter for DeviceTime {
         unit
     }
     fn scale_throughputs(&self, _: f64, throughput: &Throughput, values: &mut [f64]) -> &'static str {
-        let Throughput::Bytes(bytes) = throughput else { unreachable!("every case states its bytes") };
-        values.iter_mut().for_each(|value| *value = *bytes as f64 / *value);
-        "GB/s"
+        let (amount, unit) = match throughput {
+            Throughput::Bytes(bytes) => (*bytes as f64, "GB/s"),
+            Throughput::Elements(flop) => (*flop as f64 * 1e-3, "TFLOP/s"),
+            _ => unreachable!("every case states its bytes or operations"),
+        };
+        values.iter_mut().for_each(|value| *value = amount / *value);
+        unit
     }
     fn scale_for_machines(&self, _: &mut [f64]) -> &'static str {
         "ns"
@@ -173,6 +177,15 @@ fn number<T: Element>(value: T) -> f64 {
     floats.into_iter().flatten().next().expect("an f32, f16, bf16 or i64")
 }
 
+/// What an operation has to do at the least.
+#[derive(Clone, Copy)]
+pub enum Work {
+    /// Bytes that must be moved.
+    Bytes(u64),
+    /// Multiplications and additions of its products.
+    Flop(u64),
+}
+
 /// One benchmark.
 pub struct Case<'a> {
     pub machine: &'a Machine,
@@ -226,26 +239,38 @@ impl Case<'_> {
         out: &[usize],
         mut op: impl FnMut(&Operands<T>, ViewMut<O>) -> Result<()>,
     ) -> Result<()> {
-        let Case { machine, op: name, shape } = self;
-        let mut output = Tensor::<O>::zeros(&machine.device, out)?;
+        let mut output = Tensor::<O>::zeros(&self.machine.device, out)?;
         let bytes = operands.bytes() + output.elements() * size_of::<O>() as u64;
+        self.clock(criterion, T::DTYPE, Work::Bytes(bytes), || op(operands, output.view_mut()))
+    }
+
+    /// Times anything that runs on the machine's device.
+    pub fn clock(
+        self,
+        criterion: &mut Criterion<DeviceTime>,
+        dtype: DType,
+        work: Work,
+        mut run: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let Case { machine, op: name, shape } = self;
         let (mut times, mut failed) = (Vec::new(), None);
         let mut group = criterion.benchmark_group(name);
+        let throughput = match work {
+            Work::Bytes(bytes) => Throughput::Bytes(bytes),
+            Work::Flop(flop) => Throughput::Elements(flop),
+        };
         // Each sample has the same number of runs: the median below weighs all alike.
-        group.throughput(Throughput::Bytes(bytes)).sampling_mode(SamplingMode::Flat);
-        group.bench_function(BenchmarkId::new(T::DTYPE.name(), &shape), |bencher| {
-            bencher.iter_custom(|iterations| {
-                let runs = || (0..iterations).try_for_each(|_| op(operands, output.view_mut()));
-                match machine.device.time(runs) {
-                    Ok(((), time)) => {
-                        times.push(time.as_secs_f64() / iterations as f64);
-                        time.as_nanos() as f64
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        // Criterion wants a number; the error ends the program right after this case.
-                        1.0
-                    }
+        group.throughput(throughput).sampling_mode(SamplingMode::Flat);
+        group.bench_function(BenchmarkId::new(dtype.name(), &shape), |bencher| {
+            bencher.iter_custom(|iterations| match machine.device.time(|| (0..iterations).try_for_each(|_| run())) {
+                Ok(((), time)) => {
+                    times.push(time.as_secs_f64() / iterations as f64);
+                    time.as_nanos() as f64
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    // Criterion wants a number; the error ends the program right after this case.
+                    1.0
                 }
             });
         });
@@ -257,29 +282,38 @@ impl Case<'_> {
         if !times.is_empty() {
             // The last ones are the measurement; those before warmed the device up.
             let seconds = median(times.split_off(times.len().saturating_sub(SAMPLES)));
-            report(machine, name, T::DTYPE.name(), &shape, bytes, seconds);
+            report(machine, name, dtype.name(), &shape, work, seconds);
         }
         Ok(())
     }
 }
 
 /// One line for people, and one of JSON in the file that `SUMEXP_BENCH_JSON` names.
-fn report(machine: &Machine, op: &str, dtype: &str, shape: &str, bytes: u64, seconds: f64) {
-    let speed = bytes as f64 / seconds;
-    let percent = 100.0 * speed / machine.copy;
-    println!(
-        "{op} {dtype} {shape}: {:.4} ms, {:.1} MB moved, {:.2} GB/s, {percent:.1} % of the copy\n",
-        seconds * 1e3,
-        bytes as f64 / 1e6,
-        speed / 1e9
-    );
-    let Some(path) = std::env::var_os("SUMEXP_BENCH_JSON") else { return };
+fn report(machine: &Machine, op: &str, dtype: &str, shape: &str, work: Work, seconds: f64) {
     let device = machine.device.description();
+    let milliseconds = seconds * 1e3;
+    let (words, json) = match work {
+        Work::Bytes(bytes) => {
+            let speed = bytes as f64 / seconds;
+            let percent = 100.0 * speed / machine.copy;
+            let (speed, copy) = (speed / 1e9, machine.copy / 1e9);
+            (
+                format!("{:.1} MB moved, {speed:.2} GB/s, {percent:.1} % of the copy", bytes as f64 / 1e6),
+                format!(
+                    "\"bytes\":{bytes},\"gb_per_s\":{speed:.3},\"copy_gb_per_s\":{copy:.3},\"percent_of_copy\":{percent:.2}"
+                ),
+            )
+        }
+        Work::Flop(flop) => {
+            let speed = flop as f64 / seconds / 1e12;
+            let words = format!("{:.3} GFLOP, {speed:.4} TFLOP/s", flop as f64 / 1e9);
+            (words, format!("\"flop\":{flop},\"tflop_per_s\":{speed:.5}"))
+        }
+    };
+    println!("{op} {dtype} {shape}: {milliseconds:.4} ms, {words}\n");
+    let Some(path) = std::env::var_os("SUMEXP_BENCH_JSON") else { return };
     let line = format!(
-        "{{\"device\":\"{device}\",\"op\":\"{op}\",\"dtype\":\"{dtype}\",\"shape\":\"{shape}\",\"bytes\":{bytes},\
-         \"seconds\":{seconds:e},\"gb_per_s\":{:.3},\"copy_gb_per_s\":{:.3},\"percent_of_copy\":{percent:.2}}}",
-        speed / 1e9,
-        machine.copy / 1e9
+        "{{\"device\":\"{device}\",\"op\":\"{op}\",\"dtype\":\"{dtype}\",\"shape\":\"{shape}\",{json},\"seconds\":{seconds:e}}}"
     );
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
     file.and_then(|mut file| writeln!(file, "{line}")).expect("SUMEXP_BENCH_JSON names a file that can be written");
