@@ -4,6 +4,7 @@
 // Bit fields read better without parentheses around every shift, and lanes index several arrays.
 #![allow(clippy::needless_range_loop, clippy::precedence)]
 
+mod beside;
 mod carry;
 mod cell;
 mod copies;
@@ -183,7 +184,8 @@ fn deviations_from_a_golden_are_noticed() {
 /// only statements that are no instruction of a value: branches, returns, and registers that hold a place or a time.
 #[test]
 fn every_form_has_a_program_or_a_reason() {
-    const PROGRAMS: [&str; 8] = ["registers", "carries", "warp", "order", "memory", "matrix", "rows", "copies"];
+    const PROGRAMS: [&str; 9] =
+        ["registers", "carries", "warp", "order", "memory", "matrix", "rows", "copies", "beside"];
     for list in table::lists().iter().filter(|list| list.heading != "Not implemented") {
         match list.program.as_deref() {
             Some(program) => assert!(PROGRAMS.contains(&program), "{program}"),

@@ -22,6 +22,8 @@ pub mod code {
     pub const ASSERT: u32 = 710;
     /// `CUDA_ERROR_HARDWARE_STACK_ERROR`: calls nested too deep.
     pub const STACK: u32 = 714;
+    /// `CUDA_ERROR_ILLEGAL_INSTRUCTION`: an operand that the instruction cannot have.
+    pub const ILLEGAL_INSTRUCTION: u32 = 715;
     /// `CUDA_ERROR_MISALIGNED_ADDRESS`.
     pub const MISALIGNED: u32 = 716;
     /// `CUDA_ERROR_INVALID_PC`: a call through a pointer to no function.

@@ -324,10 +324,9 @@ LATER:
 }
 
 #[test]
-fn barriers_in_memory_stop_with_their_name() {
+fn what_is_no_copy_stops_with_its_name() {
     for (statement, word) in [
-        ("cp.async.mbarrier.arrive.shared.b64 [%r1];", "cp.async.mbarrier"),
-        ("cp.async.bulk.commit_group;", "cp.async.bulk"),
+        ("cp.async.bulk.commit_group;", "needs .target sm_90"),
         ("cp.async.cg.shared.global [%r1], [%rd1], 8;", "a copy of"),
         ("cp.async.ca.shared.global [%r1], [%rd1], 16, %r3, %r4;", "copy"),
         ("cp.async.wait_group %r3;", "not constant"),

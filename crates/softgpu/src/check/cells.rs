@@ -11,41 +11,43 @@ use super::rows::{LINE, Lanes, Rows};
 #[derive(Default)]
 pub(super) struct Cells {
     /// Reads by whole lines, of a CTA's own memory.
-    rows: Rows,
+    pub(super) rows: Rows,
     /// The last write; or, with the top bit set, the number of a [`Tables::bytes`] entry for the four bytes.
-    write: Vec<Mark>,
+    pub(super) write: Vec<Mark>,
     /// The read since; or, with the top bit set, the number of a [`Tables::readers`] entry.
-    read: Vec<Mark>,
+    pub(super) read: Vec<Mark>,
     /// For device memory: a read since by another CTA than that of `read`; or, marked [`COVERED`], an earlier plain
     /// write that only strong ones of its CTA followed.
     other: Vec<Mark>,
     /// The launch (by its first step) that last had something in `other`.
     other_in: u32,
     /// The newest step of any mark, by run of [`RUN`] words: memory that was not touched yet needs no look at marks.
-    newest: Vec<u32>,
+    pub(super) newest: Vec<u32>,
     /// Whether some mark is an entry of a table.
-    tabled: bool,
+    pub(super) tabled: bool,
+    /// Whether some mark is an engine's.
+    pub(super) engines: bool,
 }
 
 /// Words of a run that has one entry in `newest`.
-const RUN: usize = 32;
+pub(super) const RUN: usize = 32;
 
 /// What does not fit into a mark.
 #[derive(Default)]
 pub(super) struct Tables {
     /// Reads of one word by several warps, one mark per warp.
     readers: Vec<[Mark; WARPS]>,
-    free_readers: Vec<u32>,
+    pub(super) free_readers: Vec<u32>,
     /// Write and read marks of the bytes of a word.
-    bytes: Vec<[Marks; 4]>,
-    free_bytes: Vec<u32>,
+    pub(super) bytes: Vec<[Marks; 4]>,
+    pub(super) free_bytes: Vec<u32>,
 }
 
 /// The last write, the read since, and what else still matters (see [`Cells::other`]).
 #[derive(Clone, Copy, Default)]
-struct Marks {
-    write: Mark,
-    read: Mark,
+pub(super) struct Marks {
+    pub(super) write: Mark,
+    pub(super) read: Mark,
     other: Mark,
 }
 
@@ -225,7 +227,7 @@ impl Cells {
     }
 
     #[inline(never)]
-    fn touch_slowly(
+    pub(super) fn touch_slowly(
         &mut self,
         view: &View<'_>,
         tables: &mut Tables,
@@ -278,6 +280,9 @@ impl Cells {
 
     /// Everything marked here is over: gives back the entries of tables.
     pub(super) fn recycle(&mut self, tables: &mut Tables) {
+        if std::mem::take(&mut self.engines) {
+            return self.start_over(tables);
+        }
         if !std::mem::take(&mut self.tabled) {
             return;
         }

@@ -4,20 +4,27 @@
 //! the last step of warp `v` that is ordered before what warp `w` does now. Two lanes of one warp are ordered by warp
 //! barriers alone: running in lockstep orders nothing.
 
-use super::far::{Across, Far, Reach};
+use super::engines::{ENGINES, Exceptions, FIRST_OF_ENGINES, Message};
+use super::far::{Across, Far};
 use crate::exec::LANES;
 use crate::mem::windows::{Window, classify};
 use std::collections::HashMap;
 
 /// Warps of a CTA, at most.
 pub(super) const WARPS: usize = 32;
-/// Steps are counted in 31 bits; a launch that begins beyond this one begins anew.
-pub(super) const LAST_STEP: u32 = 1 << 30;
+/// A launch that begins beyond this step begins anew.
+pub(super) const LAST_STEP: u32 = 1 << 29;
 /// The last step there is. What comes later counts as ordered: it may hide a race, and never invents one.
-const END: u32 = (1 << 31) - 1;
+const END: u32 = FIRST_OF_ENGINES - 1;
+/// Where a clock has what engines have done, and behind it the steps of each warp up to which a proxy fence stands between
+/// what the warp wrote and what the owner of the clock does now.
+pub(super) const DONE: usize = WARPS;
+pub(super) const FENCED: usize = DONE + ENGINES;
 
-/// A vector clock: one step per warp.
-pub(super) type Vector = [u32; WARPS];
+/// A vector clock: one step per warp, what each engine has done, and which steps of each warp are fenced.
+pub(super) type Vector = [u32; FENCED + WARPS];
+/// Of each warp, or of each lane of one warp, a step.
+pub(super) type Steps = [u32; WARPS];
 
 /// The clocks of one CTA.
 pub(super) struct Clocks {
@@ -27,14 +34,14 @@ pub(super) struct Clocks {
     base: u32,
     /// The first of the steps that are the CTA's own since it last began or went on.
     from: u32,
-    clock: Box<[Vector; WARPS]>,
+    pub(super) clock: Box<[Vector; WARPS]>,
     /// Per warp, its last step that is ordered before all lanes of the same warp.
-    since: Vector,
+    pub(super) since: Steps,
     /// Per warp, a step up to which everything by anybody is ordered: the common case is settled by one comparison.
-    floor: Vector,
+    floor: Steps,
     /// Per warp in which some lanes met without the others: the step up to which each lane (second) is ordered before
     /// each lane (first).
-    lanes: Vec<Option<Box<[Vector; LANES]>>>,
+    pub(super) lanes: Vec<Option<Box<[Steps; LANES]>>>,
     exited: u32,
     /// What a strong store of the warp hands over: its clock at its last fence.
     published: Box<[Option<Vector>; WARPS]>,
@@ -43,9 +50,13 @@ pub(super) struct Clocks {
     /// What the last strong stores to a word handed over.
     words: HashMap<u64, Vector>,
     /// What arrived at each barrier without waiting there.
-    arrived: HashMap<u32, (Vector, Reach)>,
+    arrived: HashMap<u32, Message>,
     /// What each warp has seen of other CTAs.
-    far: Vec<Far>,
+    pub(super) far: Vec<Far>,
+    /// What engines have done so far.
+    pub(super) done: [u32; ENGINES],
+    /// What lanes of a warp did that others of it have not released with it.
+    pub(super) exceptions: Vec<Exceptions>,
 }
 
 impl Default for Clocks {
@@ -55,16 +66,18 @@ impl Default for Clocks {
             cta: 0,
             base: 0,
             from: 0,
-            clock: Box::new([[0; WARPS]; WARPS]),
+            clock: Box::new([[0; FENCED + WARPS]; WARPS]),
             since: [0; WARPS],
             floor: [0; WARPS],
             lanes: Vec::new(),
             exited: 0,
             published: Box::new([None; WARPS]),
-            seen: Box::new([[0; WARPS]; WARPS]),
+            seen: Box::new([[0; FENCED + WARPS]; WARPS]),
             words: HashMap::new(),
             arrived: HashMap::new(),
             far: Vec::new(),
+            done: [0; ENGINES],
+            exceptions: Vec::new(),
         };
         clocks.restart(0, 0, 0);
         clocks
@@ -77,15 +90,20 @@ impl Clocks {
         self.warps = (warps as usize).min(WARPS);
         self.cta = cta;
         (self.base, self.from) = (base, base);
-        for (w, clock) in self.clock.iter_mut().enumerate() {
-            *clock = [base; WARPS];
+        for (w, clock) in self.clock.iter_mut().enumerate().take(self.warps) {
+            clock[..WARPS].fill(base);
+            clock[DONE..FENCED].fill(0);
+            clock[FENCED..].fill(base);
             clock[w] = base + 1;
         }
         self.since = [base; WARPS];
         self.floor = [base; WARPS];
         self.exited = 0;
-        *self.published = [None; WARPS];
-        *self.seen = [[0; WARPS]; WARPS];
+        self.published[..self.warps].fill(None);
+        self.seen[..self.warps].fill([0; FENCED + WARPS]);
+        self.done = [0; ENGINES];
+        self.exceptions.clear();
+        self.exceptions.resize_with(self.warps, Exceptions::default);
         self.words.clear();
         self.arrived.clear();
         self.lanes.clear();
@@ -121,7 +139,7 @@ impl Clocks {
     }
 
     /// A warp's next step.
-    fn advance(&mut self, w: usize) {
+    pub(super) fn advance(&mut self, w: usize) {
         self.clock[w][w] = (self.clock[w][w] + 1).max(self.from.saturating_add(1)).min(END);
     }
 
@@ -154,25 +172,38 @@ impl Clocks {
         if warp == other { self.since[warp] } else { self.clock[warp][other] }
     }
 
+    /// The same, counting only what all of its lanes have handed over.
+    pub(super) fn whole(&self, warp: u32, other: u32) -> u32 {
+        let known = self.knows(warp, other);
+        self.exceptions.get(other as usize).map_or(known, |exceptions| exceptions.whole(known))
+    }
+
+    /// Whether what a lane of warp `other`, or several of its lanes, did in a step is ordered before what `warp` does.
+    pub(super) fn orders(&self, warp: u32, other: u32, lane: u32, several: bool, step: u32) -> bool {
+        let known = self.knows(warp, other);
+        step <= known
+            && (warp == other
+                || self.exceptions.get(other as usize).is_none_or(|exceptions| {
+                    if several { step <= exceptions.whole(known) } else { exceptions.allow(known, lane, step) }
+                }))
+    }
+
     /// Lanes of a warp arrive at a barrier, whether or not they wait there.
     pub(super) fn arrive(&mut self, id: u32, warp: u32, across: &Across) {
         let w = warp as usize % WARPS;
-        let arrived = self.arrived.entry(id).or_insert(([0; WARPS], Reach::new()));
-        join(&mut arrived.0, &self.clock[w]);
+        let arrived = self.arrived.entry(id).or_default();
+        join(&mut arrived.clock, &self.clock[w]);
         if let Some(far) = self.far.get_mut(w).filter(|far| !far.is_empty()) {
             // A barrier is as good as a fence for what its threads have seen: the last-block pattern relies on it.
             across.learn(far);
-            let mut all = Far::default();
-            all.join(&arrived.1);
-            all.join(far.known());
-            arrived.1.clone_from(all.known());
+            arrived.reach(far.known());
         }
         self.advance(w);
     }
 
     /// A barrier is complete; `waiting` says which lanes waited there, one mask per warp.
     pub(super) fn complete(&mut self, id: u32, waiting: &[u32]) {
-        let (mut joined, reach) = self.arrived.remove(&id).unwrap_or(([0; WARPS], Reach::new()));
+        let Message { clock: mut joined, reach } = self.arrived.remove(&id).unwrap_or_default();
         for w in (0..self.warps).filter(|w| self.exited >> w & 1 != 0) {
             // A warp that has exited counts as arrived: barriers do not wait for it because it is done.
             join(&mut joined, &self.clock[w]);
@@ -180,6 +211,7 @@ impl Clocks {
         for w in (0..self.warps).filter(|w| waiting.get(*w).is_some_and(|mask| *mask != 0)) {
             // Its own entry is the step in which it arrived, or an earlier one of a warp that knew less.
             self.since[w] = self.since[w].max(joined[w]);
+            self.exceptions[w].heal(joined[w]);
             self.learn(w, &joined);
             if let Some(far) = self.far.get_mut(w).filter(|_| !reach.is_empty()) {
                 far.join(&reach);
@@ -193,8 +225,9 @@ impl Clocks {
         let now = self.clock[w][w];
         if mask == u32::MAX {
             self.since[w] = now;
+            self.exceptions[w].heal(now);
         } else if let Some(lanes) = self.lanes.get_mut(w) {
-            let lanes = lanes.get_or_insert_with(|| Box::new([[0; LANES]; LANES]));
+            let lanes: &mut [Steps; LANES] = lanes.get_or_insert_with(|| Box::new([[0; LANES]; LANES]));
             let met = || (0..LANES).filter(|lane| mask >> lane & 1 != 0);
             let mut joined = [0; LANES];
             for lane in met() {
@@ -238,7 +271,7 @@ impl Clocks {
         }
         let w = warp as usize % WARPS;
         if let Some(published) = &self.published[w] {
-            join(self.words.entry(word).or_insert([0; WARPS]), published);
+            join(self.words.entry(word).or_insert([0; FENCED + WARPS]), published);
         }
         if let (Some(far), Window::Global) = (self.far.get(w), classify(word)) {
             across.publish(word, self.cta, warp, self.clock[w][w], far);
@@ -259,7 +292,7 @@ impl Clocks {
         }
     }
 
-    fn learn(&mut self, w: usize, vector: &Vector) {
+    pub(super) fn learn(&mut self, w: usize, vector: &Vector) {
         // Others know at most what this warp published: its own step does not grow by what it learns.
         join(&mut self.clock[w], vector);
         self.settle(w);
@@ -267,11 +300,12 @@ impl Clocks {
 
     fn settle(&mut self, w: usize) {
         let others = self.clock[w].iter().enumerate().take(self.warps).filter(|(v, _)| *v != w);
-        self.floor[w] = others.map(|(_, &step)| step).fold(self.since[w], u32::min);
+        let whole = |(v, &step): (usize, &u32)| self.exceptions[v].whole(step);
+        self.floor[w] = others.map(whole).fold(self.since[w], u32::min);
     }
 }
 
-fn join(to: &mut Vector, from: &Vector) {
+pub(super) fn join<const N: usize>(to: &mut [u32; N], from: &[u32; N]) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = (*to).max(*from);
     }

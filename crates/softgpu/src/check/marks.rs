@@ -1,6 +1,7 @@
 //! Marks: accesses as they are remembered, and which of them are ordered before the one that looks.
 
 use super::clocks::Clocks;
+use super::engines::engine_of;
 use super::far::Across;
 
 /// One access, in 64 bits: step, thread and instruction. Zero is no access. The step stands above everything else, so
@@ -24,6 +25,14 @@ pub(super) const PROMISED: Mark = 1 << 17;
 const PC: Mark = PROMISED - 1;
 /// The bits that tell threads and kinds of access apart: all but step and instruction.
 pub(super) const THREAD: Mark = (1 << STEP_AT) - 1 & !PC;
+
+/// The mark of an engine's work, given by a lane of a warp at an instruction.
+pub(super) fn engine_mark(step: u32, warp: u32, lane: u32, pc: u32) -> Mark {
+    u64::from(step) << STEP_AT
+        | u64::from(warp % 32) << WARP_AT
+        | u64::from(lane % 32) << LANE_AT
+        | u64::from(pc).min(PC)
+}
 
 /// Who accesses.
 #[derive(Clone, Copy)]
@@ -84,13 +93,15 @@ pub(crate) struct Clash {
     pub wrote: bool,
     /// Whether one of the two took the data for unchangeable: then order is no help.
     pub promised: bool,
+    /// Whether it was a copy or a product that works beside the threads.
+    pub engine: bool,
 }
 
 pub(super) fn warp_of(mark: Mark) -> u32 {
     (mark >> WARP_AT) as u32 % 32
 }
 
-fn lane_of(mark: Mark) -> u32 {
+pub(super) fn lane_of(mark: Mark) -> u32 {
     (mark >> LANE_AT) as u32 % 32
 }
 
@@ -136,7 +147,11 @@ impl View<'_> {
 
     /// Whether an access of the CTA is ordered before all lanes of a warp.
     pub(super) fn is_known(&self, mark: Mark, warp: u32) -> bool {
-        mark & TABLE == 0 && step_of(mark) <= self.clocks.knows(warp, warp_of(mark))
+        mark & TABLE == 0
+            && match engine_of(step_of(mark)) {
+                Some((engine, count)) => count <= self.clocks.knows_of(warp, engine),
+                None => step_of(mark) <= self.clocks.whole(warp, warp_of(mark)),
+            }
     }
 
     /// Whether it is a read of this launch of data that are promised not to change.
@@ -165,8 +180,11 @@ impl View<'_> {
             let word = (mark & STRONG != 0).then_some(self.word);
             return self.clocks.far(who.warp).is_some_and(|far| across.orders(far, cta, warp, step, word));
         }
+        if let Some((engine, count)) = engine_of(step) {
+            return mark & TABLE == 0 && count <= self.clocks.knows_of(who.warp, engine);
+        }
         let lane = lane_of(mark);
-        step <= self.clocks.knows(who.warp, warp)
+        self.clocks.orders(who.warp, warp, lane, mark & SEVERAL != 0, step)
             || warp == who.warp
                 && (mark & SEVERAL == 0 && lane == who.lane || self.clocks.lane_knows(warp, who.lane, lane, step))
     }
@@ -180,6 +198,7 @@ impl View<'_> {
             pc: (mark & PC) as u32,
             wrote,
             promised,
+            engine: mark & TABLE == 0 && engine_of(step_of(mark)).is_some(),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What the checks find, and the order between threads that race detection needs.
 
+pub(crate) mod bulk;
 mod cells;
 mod clocks;
+mod engines;
 mod far;
 mod marks;
 mod once;
@@ -11,7 +13,8 @@ mod report;
 pub(crate) mod rows;
 pub(crate) mod taint;
 
-pub(crate) use once::{WriteOnce, finish, store as watch_store};
+pub(crate) use engines::Message;
+pub(crate) use once::{WriteOnce, bulk as watch_bulk, finish, store as watch_store};
 pub(crate) use race::Global;
 pub use race::Order;
 pub use report::{Detector, Finding};

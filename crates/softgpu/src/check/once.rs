@@ -100,6 +100,22 @@ pub(crate) fn store<const T: usize>(
     }
 }
 
+/// Checks a store of `bytes` bytes by a lane's copy against the watched outputs.
+pub(crate) fn bulk(warp: &Warp, env: &mut Env<'_>, lane: u32, address: u64, bytes: u64) {
+    let wrong = env.watch.as_mut().and_then(|watch| watch.store(address, bytes));
+    let what = match wrong {
+        None => return,
+        Some(Wrong::Outside) => "outside every watched output",
+        Some(Wrong::Twice) => "that were written before in this launch",
+    };
+    if !env.seen(Detector::WriteOnce, None) {
+        let place = env.launch.memory.describe(address);
+        let text = format!("copy in bulk of {bytes} bytes to {address:#x} {what}: {place}");
+        let at = env.at(warp, lane);
+        env.find(Finding { address: Some(address), ..Finding::new(Detector::WriteOnce, at, text) });
+    }
+}
+
 /// At the end of a launch: reports what was left unwritten.
 pub(crate) fn finish(env: &mut Env<'_>) {
     let Some(watch) = env.watch.take() else { return };

@@ -6,6 +6,7 @@
 
 use super::{Detector, Finding};
 use crate::exec::access::Access;
+use crate::exec::hopper::wgmma;
 use crate::exec::{Env, Warp};
 use crate::mem::windows::{Window, classify};
 
@@ -109,6 +110,8 @@ pub(crate) fn polled(warp: &mut Warp, env: &mut Env<'_>, access: &Access, window
 pub(crate) fn hang<'w>(env: &mut Env<'_>, warps: impl Iterator<Item = &'w Warp>, resident: usize, unstarted: u64) {
     let Some((warp, poll)) = warps.filter_map(|warp| Some((warp, warp.polls.last?.0))).next() else { return };
     env.pc = poll.pc;
+    // Warps that wait for others of their warpgroup: that says more than what they poll.
+    wgmma::end(env);
     let (address, _) = poll.span;
     let (place, value) = match classify(address) {
         Window::Shared(at) => (env.shared.name(at), env.shared.load(at)),
@@ -134,9 +137,14 @@ pub(crate) fn hang<'w>(env: &mut Env<'_>, warps: impl Iterator<Item = &'w Warp>,
         0 => String::new(),
         n => format!("; {resident} CTAs are resident, all that the device holds, and {n} wait for one of them to end"),
     };
+    let held = match classify(address) {
+        Window::Shared(at) => env.beside.barriers.describe(at).map(|barrier| format!("an mbarrier {barrier}")),
+        _ => None,
+    };
+    let held = held.unwrap_or_else(|| format!("whose word is {value:#x}, {writer}"));
     let text = format!(
         "hang: every warp polls or waits and memory does not change; warp {} polls {bytes} bytes at {address:#x}, {place}, \
-         whose word is {value:#x}, {writer}{room}",
+         {held}{room}",
         warp.index
     );
     let at = env.at(warp, lane);

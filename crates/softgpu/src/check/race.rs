@@ -14,7 +14,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 /// Bytes of device memory whose marks are kept together.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// Pages that a host thread keeps between launches.
 const KEPT_PAGES: usize = 1024;
 /// Pages that are found without asking the map.
@@ -24,9 +24,9 @@ const RECENT: usize = 64;
 /// launch is older than this one, and so settled.
 #[derive(Default)]
 pub(crate) struct Global {
-    across: Across,
+    pub(super) across: Across,
     tables: Tables,
-    pages: Vec<Cells>,
+    pub(super) pages: Vec<Cells>,
     page_of: HashMap<u64, u32>,
     recent: Vec<(u64, u32)>,
 }
@@ -53,7 +53,7 @@ impl Global {
     }
 
     #[inline(always)]
-    fn page(&mut self, number: u64) -> usize {
+    pub(super) fn page(&mut self, number: u64) -> usize {
         match self.recent.get(number as usize % RECENT) {
             Some(recent) if recent.0 == number => recent.1 as usize,
             _ => self.find_page(number),
@@ -81,13 +81,13 @@ impl Global {
 /// Happens-before between the threads of one CTA, and who touched what.
 #[derive(Default)]
 pub struct Order {
-    clocks: Clocks,
-    tables: Tables,
-    shared: Cells,
+    pub(super) clocks: Clocks,
+    pub(super) tables: Tables,
+    pub(super) shared: Cells,
     /// Warps and number of a CTA that has not begun.
     waiting: Option<(u32, u64)>,
     /// Device memory; only the CTA that runs has it.
-    global: Global,
+    pub(super) global: Global,
 }
 
 impl Order {
@@ -298,6 +298,8 @@ pub(crate) fn report(env: &mut Env<'_>, warp: &Warp, lane: u32, race: Race, plac
     };
     let order = if clash.promised {
         "in the same launch, one of them as data that never change (.nc or .const)"
+    } else if clash.engine {
+        "asynchronously, and nothing that the two have in common waits for that"
     } else if clash.cta.is_some() {
         "with nothing between that orders the two CTAs"
     } else if clash.warp == warp.index {

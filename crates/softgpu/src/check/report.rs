@@ -21,6 +21,13 @@ pub enum Detector {
     BarrierDivergence,
     /// Bytes of an asynchronous copy touched before the wait for it, or its source changed.
     AsyncCopy,
+    /// An `mbarrier` that is used where there is none, overwritten, or counted beyond what it expects.
+    MemoryBarrier,
+    /// Bytes written by threads that something beside them reads, with no proxy fence between.
+    ProxyFence,
+    /// Registers of a product that is under way, or that were changed before it with no `wgmma.fence` between; or
+    /// products that the warps of a warpgroup do not have in common.
+    Product,
     /// Every warp waits.
     Deadlock,
     /// A watched output that was not written exactly once, or a store outside all watched outputs.
@@ -38,6 +45,9 @@ impl Detector {
             Detector::InactiveLane => "inactive lane",
             Detector::BarrierDivergence => "divergent barrier",
             Detector::AsyncCopy => "unfinished asynchronous copy",
+            Detector::MemoryBarrier => "misused mbarrier",
+            Detector::ProxyFence => "missing proxy fence",
+            Detector::Product => "warpgroup product",
             Detector::Deadlock => "deadlock",
             Detector::WriteOnce => "output not written exactly once",
         }

@@ -43,7 +43,9 @@ fn of_word(mark: Mark, word: usize) -> Mark {
 #[derive(Default)]
 pub(super) struct Rows {
     warps: usize,
-    /// By line, then by warp.
+    /// Marks of each line: one for each warp, and one for each warpgroup's products.
+    readers: usize,
+    /// By line, then by reader.
     marks: Vec<Mark>,
     /// The step of the newest mark of each line, where marks have it.
     newest: Vec<Mark>,
@@ -58,7 +60,7 @@ impl Rows {
             self.resize(view.clocks.warps(), words.div_ceil(LINE));
         }
         let mark = who.mark | lanes.code();
-        let slot = &mut self.marks[line * self.warps + who.warp as usize];
+        let slot = &mut self.marks[line * self.readers + who.warp as usize];
         if (*slot ^ mark) & THREAD != 0 && step_of(*slot) > view.clocks.knows(who.warp, who.warp) {
             return false;
         }
@@ -70,8 +72,33 @@ impl Rows {
     #[cold]
     fn resize(&mut self, warps: usize, lines: usize) {
         self.warps = warps;
+        self.readers = warps + warps.div_ceil(4);
         self.newest = vec![0; lines];
-        self.marks = vec![0; lines * warps];
+        self.marks = vec![0; lines * self.readers];
+    }
+
+    /// The products of a warpgroup read a line of a memory of `words` words.
+    #[inline(always)]
+    pub(super) fn product(&mut self, view: &View<'_>, words: usize, line: usize, group: u32, mark: Mark) {
+        if self.warps != view.clocks.warps() || self.newest.len() * LINE < words {
+            self.resize(view.clocks.warps(), words.div_ceil(LINE));
+        }
+        self.marks[line * self.readers + self.warps + group as usize] = mark;
+        self.newest[line] = self.newest[line].max(mark >> STEP_AT << STEP_AT);
+    }
+
+    /// Forgets who read some lines: whoever wrote them since is ordered behind all of it.
+    pub(super) fn forget(&mut self, lines: std::ops::Range<usize>) {
+        if lines.end <= self.newest.len() {
+            self.marks[lines.start * self.readers..lines.end * self.readers].fill(0);
+            self.newest[lines].fill(0);
+        }
+    }
+
+    /// Forgets everything: steps begin anew.
+    pub(super) fn clear(&mut self) {
+        self.marks.fill(0);
+        self.newest.fill(0);
     }
 
     /// Whether every read of the lines of some words is settled at a glance.
@@ -83,7 +110,7 @@ impl Rows {
     /// A read of a word that is not ordered before a write of it.
     pub(super) fn clash(&self, view: &View<'_>, word: usize, who: &Who) -> Option<Clash> {
         let line = word / LINE;
-        let marks = self.marks.get(line * self.warps..(line + 1) * self.warps)?;
+        let marks = self.marks.get(line * self.readers..(line + 1) * self.readers)?;
         let open = marks.iter().map(|mark| if *mark == 0 { 0 } else { of_word(*mark, word % LINE) });
         open.into_iter().find(|mark| !view.settled(*mark, who)).map(|mark| view.clash(mark, false, false))
     }

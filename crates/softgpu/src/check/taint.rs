@@ -257,7 +257,8 @@ pub(crate) fn arrive(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32)
         }
         return;
     }
-    let lanes = if matches!(rule, Rule::Together | Rule::Rows) { mask } else { lanes_in(&bytes) & mask };
+    let lanes =
+        if matches!(rule, Rule::Together | Rule::Rows | Rule::Product) { mask } else { lanes_in(&bytes) & mask };
     for place in kernel.flows.results(env.pc) {
         warp.taint.put(kernel, *place, lanes, &whole(lanes), &origin);
     }
@@ -286,6 +287,12 @@ pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, ma
     let (lanes, origin) = match rule {
         // What these bring is looked at when they have run.
         Rule::Load | Rule::Store | Rule::Atomic | Rule::Rows | Rule::Decide => (0, None),
+        Rule::Product => {
+            let values = flows.values(pc);
+            let adds = if inst.c != 0 { !warp.p(inst.d) } else { warp.p(inst.d) } & mask != 0;
+            let count = if adds { values.len() } else { values.len() - flows.results(pc).len() };
+            warp.taint.union(&values[..count], mask)
+        }
         _ => warp.taint.union(flows.values(pc), mask),
     };
     let Some(origin) = origin else {
@@ -296,7 +303,7 @@ pub(crate) fn step(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, all: u32, ma
     };
     let bytes = match rule {
         Rule::Copy { bytes } => return copy(warp, env, usize::from(bytes), mask, &origin),
-        Rule::Together => whole(mask),
+        Rule::Together | Rule::Product => whole(mask),
         Rule::Select => {
             let (a, b) = (warp.taint.bytes(Place::Slot(inst.a)), warp.taint.bytes(Place::Slot(inst.b)));
             let (open, chosen) = (warp.taint.of(Place::Pred(inst.c)), warp.p(inst.c) ^ inst.x);

@@ -18,6 +18,13 @@ pub(super) fn request<const T: usize>(access: &Access) -> GlobalTraffic {
     GlobalTraffic { requests: 1, sectors, minimum: (elements * T as u64).div_ceil(SECTOR), bytes }
 }
 
+/// Counts bytes that one thread's copy moves together.
+pub(super) fn run(address: u64, bytes: u32) -> GlobalTraffic {
+    let bytes = u64::from(bytes);
+    let sectors = if bytes == 0 { 0 } else { (address + bytes - 1) / SECTOR - address / SECTOR + 1 };
+    GlobalTraffic { requests: 1, sectors, minimum: bytes.div_ceil(SECTOR), bytes }
+}
+
 /// The distinct sectors and the distinct addresses of a request.
 #[inline(always)]
 fn distinct(access: &Access) -> (u64, u64) {

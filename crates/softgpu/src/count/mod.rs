@@ -63,6 +63,16 @@ impl Tally {
         self.memory[pc as usize].stores += global::request::<T>(access);
     }
 
+    /// A copy in bulk loaded bytes that lie together in device memory.
+    pub(crate) fn bulk_load(&mut self, pc: u32, address: u64, bytes: u32) {
+        self.memory[pc as usize].loads += global::run(address, bytes);
+    }
+
+    /// A copy in bulk stores them.
+    pub(crate) fn bulk_store(&mut self, pc: u32, address: u64, bytes: u32) {
+        self.memory[pc as usize].stores += global::run(address, bytes);
+    }
+
     /// One warp loaded or stored `T` bytes of shared memory for each lane of `mask`.
     #[inline(always)]
     pub(crate) fn shared<const T: usize>(&mut self, pc: u32, access: &Access, mask: u32) {

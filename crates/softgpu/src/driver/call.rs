@@ -170,6 +170,11 @@ impl<T> Out<T> {
         }
     }
 
+    /// Whether the address is a multiple.
+    pub fn is_aligned(&self, to: usize) -> bool {
+        self.0.addr().is_multiple_of(to)
+    }
+
     /// An error unless there is somewhere to answer to: checked before anything is made that would otherwise leak.
     pub fn check(&self, call: &Call) -> Result {
         if self.0.is_null() { Err(call.invalid("a pointer for the result is null")) } else { Ok(()) }

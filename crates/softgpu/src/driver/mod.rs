@@ -27,6 +27,7 @@ pub mod profile;
 pub mod queue;
 pub mod state;
 pub mod stream;
+pub mod tensor;
 pub mod thread;
 pub mod unsupported;
 pub mod work;

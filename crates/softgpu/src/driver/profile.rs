@@ -160,10 +160,11 @@ impl Profile {
             107..=110 => 0, // compression, L2 persistence
             111 => self.reserved_shared_per_block,
             112..=114 => 0,
-            115 => 1,       // memory pools
-            116..=118 => 0, // RDMA
-            119 => 0,       // handle types of pools
-            120 => 0,       // cluster launch
+            115 => 1,                                     // memory pools
+            116..=118 => 0,                               // RDMA
+            119 => 0,                                     // handle types of pools
+            120 => 0,                                     // cluster launch
+            127 => u32::from(self.capability.major >= 9), // tensor maps
             121..=161 => 0,
             _ => return None,
         };

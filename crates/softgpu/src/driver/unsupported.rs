@@ -24,7 +24,7 @@ unsupported! {
     cuStreamBeginCaptureToGraph cuStreamUpdateCaptureDependencies_v2 cuStreamAttachMemAsync cuStreamAddCallback
     cuGraphInstantiateWithParams cuGraphClone cuGraphDebugDotPrint
     cuGraphExecUpdate_v2 cuGraphAddKernelNode_v2 cuGraphAddMemcpyNode cuGraphAddMemsetNode
-    cuTensorMapEncodeTiled cuTensorMapEncodeIm2col cuTensorMapReplaceAddress
+    cuTensorMapEncodeIm2col cuTensorMapReplaceAddress
     cuMemAllocManaged cuMemAdvise cuMemAdvise_v2 cuMemPrefetchAsync cuMemPrefetchAsync_v2
     cuMemHostRegister_v2 cuMemHostUnregister cuMemHostGetDevicePointer_v2
     cuMemAllocPitch_v2 cuMemcpy2D_v2 cuMemcpy2DAsync_v2 cuMemcpy3D_v2 cuMemcpy3DAsync_v2

@@ -314,7 +314,7 @@ fn update<const T: usize>(launch: &Launch, address: u64, mut step: impl FnMut(u6
 }
 
 /// The new value of an element. Halves of a packed type are rounded on their own.
-fn apply(action: Action, ty: Type, old: u64, value: u64, second: u64) -> u64 {
+pub(super) fn apply(action: Action, ty: Type, old: u64, value: u64, second: u64) -> u64 {
     let less = |a: u64, b: u64| match ty {
         Type::S32 => (a as i32) < b as i32,
         Type::S64 => (a as i64) < b as i64,

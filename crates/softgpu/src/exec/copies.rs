@@ -45,12 +45,16 @@ ops! {
 pub struct Copies {
     /// In the order of their start.
     queue: Vec<Started>,
+    /// Instructions that have started some.
+    started: u64,
     /// Groups that each thread has committed, by warp.
     committed: Vec<[u32; LANES]>,
 }
 
 /// One instruction's copies.
 struct Started {
+    /// How many were started before.
+    number: u64,
     warp: u32,
     pc: u32,
     bytes: u32,
@@ -93,8 +97,13 @@ impl Copies {
         }
     }
 
+    /// How many instructions have started copies.
+    pub(super) fn started(&self) -> u64 {
+        self.started
+    }
+
     /// The copy that a word of shared memory waits for: its warp, lane and instruction.
-    fn owner(&self, at: u32) -> Option<(u32, u32, u32)> {
+    pub(super) fn owner(&self, at: u32) -> Option<(u32, u32, u32)> {
         self.queue.iter().find_map(|copy| {
             let hit = |lane: &usize| (copy.to[*lane]..copy.to[*lane] + copy.bytes).contains(&at);
             lanes_of(copy.open).find(hit).map(|lane| (copy.warp, lane as u32, copy.pc))
@@ -122,6 +131,7 @@ fn start<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: 
         reads |= u32::from(length[lane] != 0) << lane;
     }
     let mut copy = Started {
+        number: env.copies.started,
         warp: warp.index,
         pc: env.pc,
         bytes: T as u32,
@@ -149,6 +159,7 @@ fn start<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: 
             env.shared.set_pending(copy.to[lane], T as u32, true);
         }
     }
+    env.copies.started += 1;
     env.copies.queue.push(copy);
     drift(env);
 }
@@ -307,6 +318,24 @@ fn wait(warp: &mut Warp, env: &mut Env<'_>, mask: u32, but: u32) {
     env.copies.queue = queue;
 }
 
+/// The copies of a thread that were started before the instruction number `before` happen, and are over: where they went.
+pub(super) fn finish(env: &mut Env<'_>, warp: u32, lane: u32, before: u64) -> Vec<(u32, u32)> {
+    let mut queue = std::mem::take(&mut env.copies.queue);
+    let mut done = Vec::new();
+    for copy in queue.iter_mut().filter(|copy| copy.warp == warp && copy.number < before && copy.open >> lane & 1 != 0)
+    {
+        land(env, copy, 1 << lane);
+        copy.open &= !(1 << lane);
+        done.push((copy.to[lane as usize % LANES], copy.bytes));
+        if env.launch.settings.checks.race {
+            env.shared.set_pending(copy.to[lane as usize % LANES], copy.bytes, false);
+        }
+    }
+    queue.retain(|copy| copy.open != 0);
+    env.copies.queue = queue;
+    done
+}
+
 #[cold]
 fn source_changed(warp: &Warp, env: &mut Env<'_>, copy: &Started, changed: u32) {
     if env.seen(Detector::AsyncCopy, Some(copy.pc)) {
@@ -322,30 +351,4 @@ fn source_changed(warp: &Warp, env: &mut Env<'_>, copy: &Started, changed: u32) 
     let other = Some(env.kernel.describe(copy.pc, env.cta, copy.warp, lane));
     let finding = Finding::new(Detector::AsyncCopy, env.at(warp, lane), text);
     env.find(Finding { address: Some(address), other, ..finding });
-}
-
-/// Reports an access to bytes of a copy that nobody has waited for. The caller knows that some copy is open.
-#[inline(never)]
-pub(super) fn check_pending(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32, bytes: u32, verb: &str) {
-    let hit = |lane: &usize| env.shared.is_pending(access.address[*lane] as u32, bytes);
-    let bad = lanes_of(mask).filter(hit).fold(0u32, |bad, lane| bad | 1 << lane);
-    if bad == 0 {
-        return;
-    }
-    let lane = bad.trailing_zeros();
-    let address = access.address[lane as usize % LANES] as u32;
-    let pending = (address & !3..address + bytes).step_by(4).find(|&word| env.shared.is_pending(word, 4));
-    let Some((by, by_lane, pc)) = pending.and_then(|word| env.copies.owner(word)) else { return };
-    if env.seen(Detector::AsyncCopy, Some(pc)) {
-        return;
-    }
-    let text = format!(
-        "{verb} {bytes} bytes at {}, into which warp {by} lane {by_lane} copies asynchronously and has not waited for it \
-         ({} of the warp)",
-        env.shared.name(address),
-        lanes(bad)
-    );
-    let other = Some(env.kernel.describe(pc, env.cta, by, by_lane));
-    let finding = Finding::new(Detector::AsyncCopy, env.at(warp, lane), text);
-    env.find(Finding { address: Some(u64::from(address)), other, ..finding });
 }

@@ -6,11 +6,12 @@ use crate::ir::Kernel;
 use crate::launch::{Fault, Launch, Where, code};
 use crate::mem::Shared;
 
+use super::copies::Copies;
+use super::hopper::Beside;
 use super::{LANES, Warp};
 
 /// Calls that a report names: the innermost ones say what is going on.
 const MOST_CALLERS: usize = 4;
-use super::copies::Copies;
 
 /// Surroundings of the warps of one CTA.
 pub struct Env<'l> {
@@ -28,6 +29,8 @@ pub struct Env<'l> {
     pub shared: Shared,
     /// Asynchronous copies that the CTA's threads have not waited for.
     pub copies: Copies,
+    /// What else works beside the threads.
+    pub beside: Beside,
     /// Order between the CTA's threads, for race detection.
     pub order: check::Order,
     /// Who touched device memory; while a CTA runs its order has it.
@@ -40,6 +43,8 @@ pub struct Env<'l> {
     pub(crate) undefined: Option<check::taint::Undefined>,
     /// Whether memory changes, and who waits for that.
     pub(crate) spins: check::poll::Spins,
+    /// The running instruction waits for others of its warpgroup, and is to run again.
+    pub(crate) again: bool,
     /// What ends the launch; the first one stays.
     pub fault: Option<Fault>,
     /// What the checks found so far.
@@ -61,12 +66,14 @@ impl<'l> Env<'l> {
             pc: 0,
             shared: Shared::default(),
             copies: Copies::default(),
+            beside: Beside::default(),
             order: check::Order::default(),
             global: check::Global::begin(),
             tally: Tally::new(launch.kernel.insts.len()),
             watch: check::WriteOnce::new(&launch.settings.watch),
             undefined: None,
             spins: Default::default(),
+            again: false,
             fault: None,
             findings: Vec::new(),
             printed: Vec::new(),

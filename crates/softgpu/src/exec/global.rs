@@ -4,6 +4,7 @@
 //! fails, or the allocation is made of pages, is each lane looked at by itself.
 
 use super::access::{Access, Raw, flags, lanes_of};
+use super::hopper::flight;
 use super::shared::{bytes, two_lanes};
 use super::warp::LANES;
 use super::{Env, Warp};
@@ -76,6 +77,9 @@ pub(super) fn load<const T: usize, const W: usize>(
     inst: &Inst,
     access: &Access,
 ) -> Option<Raw<W>> {
+    if env.launch.settings.checks.race && env.beside.flights.any_store() {
+        flight::check_target(warp, env, access, T as u64, "load of");
+    }
     if access.bits & (T as u64 - 1) == 0
         && let Some(allocation) = whole::<T>(env, access)
         && let Some(block) = allocation.dense()
@@ -230,6 +234,9 @@ pub(super) fn store<const T: usize, const W: usize>(
     access: &Access,
     raw: &Raw<W>,
 ) {
+    if env.launch.settings.checks.race && env.beside.flights.any_store() {
+        flight::check_target(warp, env, access, T as u64, "store of");
+    }
     if warp.taint.any() {
         taint::published(warp, env, access.mask);
     }

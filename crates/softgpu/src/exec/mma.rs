@@ -15,15 +15,15 @@ use crate::num::half::{bf16_to_f32, f16_from_f32, f16_to_f32};
 use crate::num::round::canonical;
 
 /// The element type of A and B.
-trait Element {
+pub(super) trait Element {
     /// Elements in one register.
     const PER_REGISTER: usize;
     fn widen(word: u32, i: usize) -> f32;
 }
 
-struct F16;
-struct Bf16;
-struct Tf32;
+pub(super) struct F16;
+pub(super) struct Bf16;
+pub(super) struct Tf32;
 
 impl Element for F16 {
     const PER_REGISTER: usize = 2;

@@ -31,6 +31,7 @@ pub mod dot;
 pub mod extended;
 pub mod float;
 pub mod half;
+pub mod hopper;
 pub mod int;
 pub mod ldmatrix;
 pub mod ldst;

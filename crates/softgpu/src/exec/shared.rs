@@ -1,7 +1,6 @@
 //! Loads and stores of shared memory, 32 lanes at a time.
 
 use super::access::{Access, Raw, flags, lanes_of};
-use super::copies::check_pending;
 use super::global::narrow;
 use super::warp::LANES;
 use super::{Env, Warp};
@@ -21,9 +20,41 @@ pub(super) fn inside<const T: usize>(warp: &Warp, env: &mut Env<'_>, access: &Ac
         && env.shared.one_array(access.min as u32, access.max + T as u64);
     let mask = if whole { access.mask } else { inside_lanes::<T>(warp, env, access, verb)? };
     if env.shared.any_pending() {
-        check_pending(warp, env, access, mask, T as u32, verb);
+        pending(warp, env, access, mask, T as u32, verb);
     }
     Some(mask)
+}
+
+/// Reports an access to bytes of a copy that nobody has waited for. The caller knows that some copy is open.
+#[inline(never)]
+pub(super) fn pending(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32, bytes: u32, verb: &str) {
+    let writes = verb != "load of";
+    let hit = |lane: &usize| env.shared.is_pending(access.address[*lane] as u32, bytes, writes);
+    let bad = lanes_of(mask).filter(hit).fold(0u32, |bad, lane| bad | 1 << lane);
+    if bad == 0 {
+        return;
+    }
+    let lane = bad.trailing_zeros();
+    let address = access.address[lane as usize % LANES] as u32;
+    let word = (address & !3..address + bytes).step_by(4).find(|&word| env.shared.is_pending(word, 4, writes));
+    let owner = word.and_then(|word| {
+        let older = env.copies.owner(word).map(|(warp, lane, pc)| (warp, lane, pc, true));
+        older.or_else(|| env.beside.flights.owner(word, writes))
+    });
+    let Some((by, by_lane, pc, into)) = owner else { return };
+    if env.seen(Detector::AsyncCopy, Some(pc)) {
+        return;
+    }
+    let preposition = if into { "into" } else { "from" };
+    let text = format!(
+        "{verb} {bytes} bytes at {}, {preposition} which warp {by} lane {by_lane} copies asynchronously and has not \
+         waited for it ({} of the warp)",
+        env.shared.name(address),
+        lanes(bad)
+    );
+    let other = Some(env.kernel.describe(pc, env.cta, by, by_lane));
+    let finding = Finding::new(Detector::AsyncCopy, env.at(warp, lane), text);
+    env.find(Finding { address: Some(u64::from(address)), other, ..finding });
 }
 
 #[cold]

@@ -5,6 +5,7 @@
 //! under the execution mask: lanes that are off keep what they had.
 
 use super::frames::Frames;
+use super::hopper::product::Products;
 use super::local::Local;
 use crate::check::Taint;
 use crate::check::poll::Polls;
@@ -49,6 +50,8 @@ pub struct Warp {
     pub frames: Frames,
     /// Which registers hold undefined values.
     pub taint: Taint,
+    /// Products of its warpgroup under way.
+    pub(crate) products: Products,
     /// What it polls.
     pub(crate) polls: Polls,
 }
@@ -67,6 +70,7 @@ impl Warp {
             local: Local::new(local_bytes, poison),
             frames: Frames::default(),
             taint: Taint::default(),
+            products: Products::default(),
             polls: Polls::default(),
         };
         warp.preds[0] = u32::MAX;

@@ -42,6 +42,8 @@ pub enum Rule {
     Shuffle,
     /// Results of every lane depend on the sources of all: votes, matches, reductions, `mma`.
     Together,
+    /// `wgmma`: as [`Rule::Together`]; the last values, as many as results, count only where the predicate `d` says so.
+    Product,
     /// Matrices from or to memory: the first lanes give addresses, and results of every lane depend on all rows.
     Rows,
     /// Results come from memory, and only the operation knows whether they are defined.
@@ -127,6 +129,28 @@ impl Flows {
         self.range(pc, |flow| (flow.values + flow.addresses, flow.results))
     }
 
+    /// Whether an instruction is a product of a warpgroup.
+    pub fn is_product(&self, pc: u32) -> bool {
+        self.rule(pc) == Rule::Product
+    }
+
+    /// The slots of 32 bits that products of warpgroups read or write; ascending.
+    pub(super) fn products(&self) -> Vec<u16> {
+        let products = (0..self.each.len() as u32).filter(|pc| self.is_product(*pc));
+        let held = |pc: u32| {
+            let (values, results) = (self.values(pc), self.results(pc));
+            let others = values.len() - results.len();
+            // A predicate and two descriptors, read when the product is issued; or four registers behind at most two others.
+            let factors = if others >= 4 { &values[others - 4..others] } else { &[] };
+            factors.iter().chain(results)
+        };
+        let slot = |place: &Place| if let Place::Slot(slot) = place { Some(*slot) } else { None };
+        let mut slots: Vec<u16> = products.flat_map(|pc| held(pc).filter_map(slot).collect::<Vec<_>>()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
+    }
+
     fn range(&self, pc: u32, part: impl Fn(&Flow) -> (u16, u16)) -> &[Place] {
         let Some(flow) = self.each.get(pc as usize) else { return &[] };
         let (skip, count) = part(flow);
@@ -141,6 +165,11 @@ fn of(info: RegInfo) -> Place {
         Storage::Pred => Place::Pred(info.slot),
         Storage::Single | Storage::Pair => Place::Slot(info.slot),
     }
+}
+
+/// Whether a statement is a product of a warpgroup.
+pub(super) fn is_product(statement: &Statement) -> bool {
+    statement.op() == "wgmma" && statement.has("mma_async")
 }
 
 /// A conversion between integers keeps the low bytes: padding that was moved beside a value is cut off again.
@@ -170,6 +199,7 @@ fn rule(statement: &Statement, inst: &Inst) -> Rule {
         "setp" | "set" => Rule::Compare,
         "shfl" => Rule::Shuffle,
         "vote" | "match" | "redux" | "mma" | "movmatrix" => Rule::Together,
+        "wgmma" if is_product(statement) => Rule::Product,
         "ldmatrix" | "stmatrix" => Rule::Rows,
         "ld" | "ldu" if effect => Rule::Load,
         "st" if effect => Rule::Store,

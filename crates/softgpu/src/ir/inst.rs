@@ -47,6 +47,8 @@ pub struct Inst {
     pub kind: Kind,
     /// Whether the guard is negated.
     pub negate: bool,
+    /// Whether it names registers of products of warpgroups, and is none.
+    pub watched: bool,
     /// Instruction class, for the counters.
     pub class: Class,
 }

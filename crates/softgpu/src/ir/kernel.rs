@@ -145,6 +145,8 @@ pub struct Kernel {
     pub poisoned: Vec<u16>,
     /// The same registers, predicates included, each pair once.
     pub undefined: Vec<Place>,
+    /// Registers that products of warpgroups read as factors or bring sums to.
+    pub products: Vec<u16>,
     /// Which registers each instruction reads and writes.
     pub flows: Flows,
     /// Slots and the values they are filled with.

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 
 use super::cfg::blocks;
 use super::decode::{FAMILIES, FIRST_FREE, Lower, RegInfo, Reject, Scene};
+use super::flow::is_product;
 use super::layout::{Signature, layout};
-use super::live::{Access, Liveness, liveness};
+use super::live::{Access, Liveness, Span, liveness};
 use super::reach::Reach;
 use super::routine::{Routine, Undefined};
 use super::slots::{Assignment, Storage, assign, storage};
 use super::text::Text;
 use super::{Control, Flows, Inst, Kernel, Source, Unsupported};
+use crate::exec::hopper::product;
 use crate::ptx::{Function, Module, Statement, Type};
 
 /// What the first pass learns of a function.
@@ -58,7 +60,8 @@ impl Kernel {
             let mut accesses = Vec::with_capacity(function.statements.len() + 1);
             let insts = pass(function, &mut lower, &mut flows, |access| accesses.push(access)).map_err(refuse)?;
             let graph = blocks(&insts, &lower.controls);
-            let Liveness { spans, undefined } = liveness(&graph, &accesses, function.regs.len());
+            let Liveness { mut spans, undefined } = liveness(&graph, &accesses, function.regs.len());
+            lone(function, &accesses, &mut spans);
             needs.push(Needs { assignment: assign(&function.regs, &spans), undefined });
         }
 
@@ -122,6 +125,8 @@ impl Kernel {
             routines[number].entry = entry;
         }
         debug_assert_eq!(lower.next_fill, constants);
+        let products = flows.products();
+        product::watched(&mut insts, &flows, &products);
         let mut fills: Vec<_> = lower.fills.iter().map(|(fill, slot)| (*slot, *fill)).collect();
         fills.sort_by_key(|(slot, _)| *slot);
         for (slot, fill) in &fills {
@@ -143,6 +148,7 @@ impl Kernel {
             fills,
             poisoned,
             undefined,
+            products,
             flows,
             slots,
             preds,
@@ -153,6 +159,15 @@ impl Kernel {
             required_threads: function.required_threads,
             text,
         })
+    }
+}
+
+/// Registers of products of warpgroups share their slots with no others: a product under way holds them beyond the last
+/// statement that names them.
+fn lone(function: &Function, accesses: &[Access], spans: &mut [Option<Span>]) {
+    let products = function.statements.iter().zip(accesses).filter(|(statement, _)| is_product(statement));
+    for reg in products.flat_map(|(_, access)| access.uses.iter().chain(&access.defs)) {
+        spans[*reg as usize] = Some(Span { start: 0, end: accesses.len() as u32 });
     }
 }
 

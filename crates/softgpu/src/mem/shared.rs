@@ -17,9 +17,10 @@ pub struct Shared {
     words: Vec<u32>,
     /// Four valid bits per word, in the low half of each byte.
     valid: Vec<u8>,
-    /// Words of unfinished asynchronous copies; empty as long as there was none.
-    pending: Vec<bool>,
-    /// How many of them are set.
+    /// Words of unfinished asynchronous copies: 1 for one that writes there, and 2 for each that reads. Empty as long as
+    /// there was none.
+    pending: Vec<u8>,
+    /// How many of them are not 0.
     pending_words: usize,
     /// By ascending address. Gaps lie between them, so that running over the end of one is not running into the next.
     arrays: Vec<Array>,
@@ -75,21 +76,32 @@ impl Shared {
         self.pending_words != 0
     }
 
-    /// Whether one of `bytes` bytes from `at` belongs to an unfinished copy.
-    pub(crate) fn is_pending(&self, at: u32, bytes: u32) -> bool {
+    /// Whether one of `bytes` bytes from `at` belongs to an unfinished copy that writes there; or, for who `writes`, to
+    /// one that reads.
+    pub(crate) fn is_pending(&self, at: u32, bytes: u32, writes: bool) -> bool {
         let (first, end) = (at as usize / 4, (at + bytes).div_ceil(4) as usize);
-        self.pending.get(first..end).is_some_and(|words| words.contains(&true))
+        let bits = if writes { u8::MAX } else { 1 };
+        self.pending.get(first..end).is_some_and(|words| words.iter().any(|word| word & bits != 0))
     }
 
-    /// An unfinished copy owns these whole words from now on, or no longer.
+    /// An unfinished copy writes these whole words from now on, or no longer.
     pub(crate) fn set_pending(&mut self, at: u32, bytes: u32, pending: bool) {
+        self.change_pending(at, bytes, |word| if pending { word | 1 } else { word & !1 });
+    }
+
+    /// An unfinished copy reads these whole words from now on, or no longer.
+    pub(crate) fn set_reading(&mut self, at: u32, bytes: u32, reading: bool) {
+        self.change_pending(at, bytes, |word| if reading { word.saturating_add(2) } else { word.saturating_sub(2) });
+    }
+
+    fn change_pending(&mut self, at: u32, bytes: u32, change: impl Fn(u8) -> u8) {
         if self.pending.is_empty() {
-            self.pending.resize(self.words.len(), false);
+            self.pending.resize(self.words.len(), 0);
         }
         for word in &mut self.pending[at as usize / 4..(at + bytes) as usize / 4] {
-            self.pending_words += usize::from(pending && !*word);
-            self.pending_words -= usize::from(!pending && *word);
-            *word = pending;
+            let old = std::mem::replace(word, change(*word));
+            self.pending_words += usize::from(old == 0 && *word != 0);
+            self.pending_words -= usize::from(old != 0 && *word == 0);
         }
     }
 

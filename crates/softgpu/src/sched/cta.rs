@@ -7,6 +7,7 @@ use super::split::{Running, Wait};
 use super::step::Turn;
 use crate::check::{Detector, Order, poll};
 use crate::exec::copies::Copies;
+use crate::exec::hopper::{self, Beside, flight, product};
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{BarrierAction, Control};
 use crate::launch::Launch;
@@ -25,6 +26,7 @@ pub struct Cta {
     pub warps: Vec<Running>,
     shared: Shared,
     copies: Copies,
+    beside: Beside,
     order: Order,
     barriers: Barriers,
 }
@@ -97,6 +99,8 @@ impl Cta {
                 running.warp.taint.restart(kernel, lanes);
             }
             fill_cta(&mut running.warp, kernel, coordinates);
+            running.warp.products.restart();
+            product::watch(&mut running.warp, &kernel.products);
             running.start();
         }
         Cta {
@@ -104,6 +108,7 @@ impl Cta {
             index,
             shared,
             copies: Copies::default(),
+            beside: Beside::default(),
             order,
             barriers: Barriers::new(warps.iter().map(|r| r.warp.lanes).collect()),
             warps,
@@ -140,6 +145,7 @@ impl Cta {
     fn swap(&mut self, env: &mut Env<'_>) {
         std::mem::swap(&mut self.shared, &mut env.shared);
         std::mem::swap(&mut self.copies, &mut env.copies);
+        std::mem::swap(&mut self.beside, &mut env.beside);
         std::mem::swap(&mut self.order, &mut env.order);
     }
 
@@ -171,14 +177,19 @@ impl Cta {
                 }
             }
             if done == self.warps.len() {
-                return Slice::Done;
+                hopper::end(env);
+                return if env.fault.is_none() { Slice::Done } else { Slice::Fault };
             }
-            if !moved {
+            // What works beside the threads comes as late as it may: when nobody goes on without it.
+            if !moved && !flight::force(env) {
                 self.stuck(env);
                 return Slice::Fault;
             }
-            if spins && !works && env.spins.changes == changes {
+            if spins && !works && env.spins.changes == changes && !flight::force(env) {
                 return Slice::Polls;
+            }
+            if env.fault.is_some() {
+                return Slice::Fault;
             }
             if env.clock >= until {
                 return Slice::Over;

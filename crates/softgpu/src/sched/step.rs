@@ -5,6 +5,7 @@ use super::control;
 use super::random::Random;
 use super::split::{PATIENCE, Running, Split, Wait};
 use crate::check::{Detector, Finding, lanes, taint};
+use crate::exec::hopper::product;
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{Control, Inst, Kind};
 
@@ -83,6 +84,9 @@ impl Running {
                 // Warp-wide operations are looked at when they run.
                 taint::step(warp, env, inst, all, if inst.kind == Kind::Sync { 0 } else { mask });
             }
+            if inst.watched && mask != 0 {
+                product::step(warp, env, pc);
+            }
             match inst.kind {
                 Kind::Plain => {
                     env.tally.issue(pc as usize, mask);
@@ -122,6 +126,10 @@ impl Running {
                     splits[n].pc = pc;
                     if mask != 0 && !together(warp, splits, n, inst, mask, env) {
                         return if env.fault.is_some() { Step::Fault } else { Step::Choose };
+                    }
+                    if std::mem::take(&mut env.again) {
+                        env.spins.pause = false;
+                        return Step::Over;
                     }
                     env.tally.issue(pc as usize, mask);
                     pc += 1;

@@ -27,6 +27,14 @@ pub fn assert_has(module: &Module, kernel: &str, opcode: &str) {
 pub struct Args(Vec<u8>);
 
 impl Args {
+    /// Bytes with an alignment, as a struct is passed.
+    pub fn bytes(mut self, bytes: &[u8], align: usize) -> Args {
+        while !self.0.len().is_multiple_of(align) {
+            self.0.push(0);
+        }
+        self.0.extend_from_slice(bytes);
+        self
+    }
     fn put(mut self, bytes: &[u8]) -> Args {
         while !self.0.len().is_multiple_of(bytes.len()) {
             self.0.push(0);
@@ -118,4 +126,19 @@ impl Gpu {
         });
         Run { fault: outcome.fault, findings: outcome.findings, counters: outcome.counters }
     }
+}
+
+/// The text without its `n`-th line that contains `part` and stands in kernel `kernel`, and that line; a test of a memory
+/// barrier says yes instead.
+pub fn without(text: &str, kernel: &str, part: &str, n: usize) -> Option<(String, String)> {
+    let start = text.find(&format!(".entry {kernel}("))?;
+    let end = text[start..].find("\n}\n").map_or(text.len(), |end| start + end);
+    let (at, _) = text[start..end].match_indices(part).nth(n)?;
+    let line = text[..start + at].rfind('\n')? + 1;
+    let stop = line + text[line..].find('\n')?;
+    let removed = text[line..stop].to_string();
+    let instead = if part.contains("try_wait") { "setp.eq.u32 p, 0, 0; @p bra D;" } else { "" };
+    // The label of the loop stays.
+    let label = removed.find(": ").map_or("", |colon| &removed[..colon + 2]);
+    Some((format!("{}{label}{instead}{}", &text[..line], &text[stop..]), removed))
 }

@@ -35,6 +35,7 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         "bar" | "barrier" if stmt.has("warp") => warp_sync(stmt, lower),
         "bar" | "barrier" => barrier(stmt, lower),
         "membar" => membar(stmt, lower),
+        "fence" if stmt.has("proxy") || stmt.has("mbarrier_init") => return None,
         "fence" => fence(stmt, lower),
         "mov" => clock(stmt, lower)?,
         _ => return None,

@@ -10,6 +10,7 @@ use crate::ptx::{Operand, Statement, Type};
 /// Decodes a statement of this family.
 pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
     Some(match stmt.op() {
+        "prefetch" if stmt.has("tensormap") => return None,
         "prefetch" | "prefetchu" => prefetch(stmt, lower),
         "applypriority" => sized(stmt, lower, "L2::evict_normal"),
         "discard" => sized(stmt, lower, "L2"),
@@ -28,9 +29,6 @@ fn hint(lower: &mut Lower<'_>, address: &Operand) -> Decoded {
 /// `prefetch{.global|.local}.{L1,L2}`, `prefetch.global.L2::evict_*`, `prefetchu.L1`.
 fn prefetch(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let mut mods = Mods::new(stmt);
-    if stmt.has("tensormap") {
-        return Err("tensor maps are not implemented".into());
-    }
     let levels: &[&'static str] = match (stmt.op(), mods.one_of(&["global", "local"])) {
         ("prefetchu", None) => &["L1"],
         ("prefetch", Some("global")) => &["L1", "L2", "L2::evict_last", "L2::evict_normal"],

@@ -168,7 +168,21 @@ impl<'m> Lower<'m> {
     }
 
     fn empty(kind: Kind, class: Class) -> Inst {
-        Inst { run: nothing, x: 0, y: 0, guard: TRUE_PRED, d: 0, a: 0, b: 0, c: 0, m: 0, kind, negate: false, class }
+        Inst {
+            run: nothing,
+            x: 0,
+            y: 0,
+            guard: TRUE_PRED,
+            d: 0,
+            a: 0,
+            b: 0,
+            c: 0,
+            m: 0,
+            kind,
+            negate: false,
+            watched: false,
+            class,
+        }
     }
 
     /// The declared type of a register operand: it may be wider than the instruction's type.

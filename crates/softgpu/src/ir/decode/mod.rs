@@ -31,6 +31,7 @@ pub mod extended;
 pub mod float;
 pub mod half;
 pub mod hint;
+pub mod hopper;
 pub mod int;
 pub mod matrix;
 pub mod memory;
@@ -70,5 +71,6 @@ pub const FAMILIES: &[fn(&Statement, &mut Lower<'_>) -> Option<Decoded>] = &[
     hint::decode,
     warp::decode,
     matrix::decode,
+    hopper::decode,
     copies::decode,
 ];

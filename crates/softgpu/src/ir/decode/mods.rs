@@ -14,6 +14,11 @@ impl<'s> Mods<'s> {
         Mods { rest: stmt.modifiers().collect() }
     }
 
+    /// No modifiers.
+    pub fn none() -> Mods<'s> {
+        Mods { rest: Vec::new() }
+    }
+
     /// Takes the next modifier if it is `name`.
     pub fn eat(&mut self, name: &str) -> bool {
         let hit = self.rest.first() == Some(&name);

@@ -1,0 +1,59 @@
+// The instructions of sm_90a that the test kernels use, one function each.
+#pragma once
+#include <cstdint>
+
+#define INLINE __device__ __forceinline__
+
+INLINE uint32_t shared(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+INLINE void init(uint64_t* b, uint32_t count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared(b)), "r"(count) : "memory");
+}
+INLINE void fence_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+INLINE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+INLINE void expect(uint64_t* b, uint32_t bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared(b)), "r"(bytes) : "memory");
+}
+INLINE void arrive(uint64_t* b) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared(b)) : "memory");
+}
+INLINE void wait(uint64_t* b, uint32_t parity) {
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
+        "@p bra D;\n bra W;\n D: }" ::"r"(shared(b)), "r"(parity) : "memory");
+}
+INLINE void load(void* to, const void* from, uint32_t bytes, uint64_t* b) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared(to)),
+                 "l"(from), "r"(bytes), "r"(shared(b)) : "memory");
+}
+INLINE void store(void* to, const void* from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(shared(from)), "r"(bytes)
+                 : "memory");
+}
+INLINE void add(float* to, const void* from, uint32_t bytes) {
+    asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.f32 [%0], [%1], %2;" ::"l"(to), "r"(shared(from)),
+                 "r"(bytes) : "memory");
+}
+INLINE void commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+INLINE void wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+INLINE void wait_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// CUtensorMap, opaque.
+struct alignas(128) Map {
+    uint64_t words[16];
+};
+
+INLINE void prefetch(const Map* m) { asm volatile("prefetch.tensormap [%0];" ::"l"(m) : "memory"); }
+INLINE void load_2d(void* to, const Map* m, int x, int y, uint64_t* b) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+                     shared(to)), "l"(m), "r"(x), "r"(y), "r"(shared(b)) : "memory");
+}
+INLINE void store_2d(const Map* m, int x, int y, const void* from) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(m), "r"(x), "r"(y),
+                 "r"(shared(from)) : "memory");
+}
+INLINE void add_2d(const Map* m, int x, int y, const void* from) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%1, %2}], [%3];" ::"l"(m), "r"(x),
+                 "r"(y), "r"(shared(from)) : "memory");
+}
