@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::common::attention::cases::{Layout, Mask, VALUES, choices, contradict, pairs, table};
-use crate::common::attention::dense::{dense, sees};
+use crate::common::attention::dense::{dense, gradients, sees};
 use crate::common::attention::problem::{Gradient, upstream};
 use crate::common::attention::same_dtype::attention;
 use crate::values;
@@ -85,15 +85,18 @@ fn check<T: Float>(epsilon: f64) {
         assert!(of_naive <= 64.0 * epsilon, "{case}: {of_naive:e}");
         largest = largest.max(of_naive);
         assert!(distance(&naive.lse, &want.lse) <= 64.0 * epsilon, "{case}: {:?} {:?}", naive.lse, want.lse);
-        let exact = problem.backward::<f32>(&upstream.0, Some(&upstream.1));
-        let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };
+        let exact = gradients(&problem, &want, &upstream);
+        let Gradient { dq, dk, dv, dbias } = problem.backward::<f32>(&upstream.0, Some(&upstream.1));
+        let of_ours = [dq, dk, dv, dbias];
         let Gradient { dq, dk, dv, dbias } = naive.gradient;
-        for (name, got, want) in
-            [("dq", dq, exact.dq), ("dk", dk, exact.dk), ("dv", dv, exact.dv), ("dbias", dbias, exact.dbias)]
-        {
-            let (want, error) = (wide(&want), distance(&got, &wide(&want)));
+        let wants = [("dq", exact.dq), ("dk", exact.dk), ("dv", exact.dv), ("dbias", exact.dbias)];
+        for (((name, want), got), of_naive) in wants.into_iter().zip(of_ours).zip([dq, dk, dv, dbias]) {
             let size = want.iter().fold(1f64, |size, x| size.max(x.abs()));
-            assert!(error <= 256.0 * epsilon * size, "{case}: {name} {error:e} of {size}");
+            let (ours, naive) = (distance(&got, &want), distance(&of_naive, &want));
+            assert!(
+                ours <= 1e-7 * size && naive <= 256.0 * epsilon * size,
+                "{case}: {name} {ours:e} {naive:e} of {size}"
+            );
         }
     }
     // Were it exact, it would be no bound for anything.
