@@ -6,6 +6,7 @@
 
 #include "params/attention.h"
 #include "params/attention_partial.h"
+#include "params/attention_weights.h"
 #include "params/common.h"
 #include "params/inference.h"
 #include "params/inference_sample.h"

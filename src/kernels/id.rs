@@ -33,6 +33,11 @@ pub enum KernelId {
         /// Whether it is the gradients of both.
         backward: bool,
     },
+    /// The weights of attention themselves.
+    AttentionWeights {
+        /// Of q, k and the weights.
+        dtype: DType,
+    },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
         /// Of the logits.
@@ -226,6 +231,7 @@ impl KernelId {
             Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
+            Self::AttentionWeights { dtype } => format!("attention_weights_{dtype}"),
             Self::AttentionPartial { dtype, backward } => {
                 format!("attention_partial_{}{dtype}", if backward { "backward_" } else { "" })
             }
@@ -276,6 +282,7 @@ impl KernelId {
             Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::AttentionPartial { .. } => "attention_partial",
+            Self::AttentionWeights { .. } => "attention_weights",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {
                 (SoftmaxForm::Columns { .. }, _) => "softmax_columns",
                 (SoftmaxForm::Partial | SoftmaxForm::Results, _) => "softmax_split",

@@ -51,6 +51,13 @@ pub enum Rule<'a> {
     },
     /// Pairs are hidden one by one.
     Visible(Bits<'a>),
+    /// Pairs with a query or a key from these numbers on are hidden. In front of rules whose entries end there.
+    Within {
+        /// The first hidden query.
+        queries: usize,
+        /// The first hidden key.
+        keys: usize,
+    },
 }
 
 impl Rule<'_> {
@@ -60,6 +67,7 @@ impl Rule<'_> {
             Rule::Band(_) | Rule::KeyLengths(_) => true,
             Rule::Segments { q: queries, k: keys } => queries.at([b, q]) == keys.at([b, k]),
             Rule::Visible(bits) => bits.polarity.visible(bits.bytes.at([b, h, q, k])),
+            Rule::Within { queries, keys } => q < *queries && k < *keys,
         }
     }
 
@@ -90,6 +98,10 @@ impl Rule<'_> {
                     }
                 }
                 TileClass::of(some, all)
+            }
+            Rule::Within { queries, keys } => {
+                let some = q.start < *queries && k.start < *keys;
+                TileClass::of(some, q.end <= *queries && k.end <= *keys)
             }
         }
     }

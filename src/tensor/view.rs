@@ -310,7 +310,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
         if !self.layout.is_contiguous() {
             return Err(self.not_contiguous(op, output));
         }
-        self.check_overlap(op, output, inputs)
+        self.check_apart(op, output, inputs)
     }
 
     /// As [`ViewMut::check_output`], but only the elements of a row, along the last dim, must be neighbours. The second name is
@@ -331,7 +331,7 @@ impl<'a, T: Element> ViewMut<'a, T> {
                 return Err(self.not_contiguous(op, output));
             }
         }
-        self.check_overlap(op, output, inputs)
+        self.check_apart(op, output, inputs)
     }
 
     fn check_shape(&self, op: &'static str, output: &'static str, like: (&'static str, &Shape)) -> Result<()> {
@@ -347,7 +347,8 @@ impl<'a, T: Element> ViewMut<'a, T> {
         Error::NotContiguous { op, output, shape: self.dims().to_vec(), strides: self.layout.strides().to_vec() }
     }
 
-    fn check_overlap(
+    /// Refuses a view that overlaps one of the inputs.
+    pub(crate) fn check_apart(
         &self,
         op: &'static str,
         output: &'static str,

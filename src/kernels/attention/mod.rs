@@ -3,10 +3,12 @@
 mod forward;
 mod mask;
 mod partial;
+mod weights;
 
 pub(crate) use forward::{Results, forward};
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
+pub(crate) use weights::weights;
 
 use super::KernelId;
 use super::params::{
@@ -155,7 +157,7 @@ fn four(dims: &[usize]) -> [u32; 4] {
 
 /// The kernels that exist for an element type.
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
-    forward::kernels(dtype).chain(partial::kernels(dtype))
+    forward::kernels(dtype).chain(partial::kernels(dtype)).chain([KernelId::AttentionWeights { dtype }])
 }
 
 /// The kernels that exist for all of them.

@@ -138,7 +138,7 @@ fn run<T: Float>(op: &'static str, call: &Forward<T>, results: Results<T>) -> Re
         return Ok(());
     }
     match call.q.on_host() {
-        Some(_) => host::run(op, call, results),
+        Some(_) => host::run(op, call, host::Fill { op, results }),
         None => kernel::forward(op, call, results),
     }
 }

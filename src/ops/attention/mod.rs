@@ -46,6 +46,7 @@ mod host;
 mod options;
 mod packed;
 mod partial;
+mod weights;
 
 pub use forward::{AttentionInto, AttentionOutput, forward, forward_into};
 pub use options::{Alibi, Attention, Bias};
@@ -53,6 +54,7 @@ pub use packed::{Offsets, PackedOffsets, forward_packed, forward_packed_into};
 pub use partial::{
     Partial, PartialGradient, PartialGradientInto, merge, merge_backward, merge_backward_into, merge_into,
 };
+pub use weights::{weights, weights_into};
 
 /// Longest sequence.
 const MAX_LENGTH: usize = 1 << 30;

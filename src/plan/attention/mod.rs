@@ -1,8 +1,10 @@
 //! Launch plans of attention.
 
 mod forward;
+mod weights;
 
 pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, tiles_for};
+pub use weights::{WEIGHTS_TILES, Weights, weights};
 
 use super::piece::MAX_BLOCKS;
 use crate::dtype::DType;

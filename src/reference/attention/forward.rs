@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::Output;
+use super::super::{Operand, Output};
 use super::Attention;
-use super::head::{Head, add, round};
+use super::head::{Head, Scores, add, round};
 use crate::dtype::Float;
 
 /// Weights that are held back before they are put in their places.
@@ -35,7 +35,36 @@ pub fn forward<T: Float, U: Float>(attention: &Attention<T, U>, mut out: Output<
 ///
 /// `out` is [B, Hq, rows, Sk], or [rows, Hq, keys of the longest sequence] packed. Weights of hidden keys are 0, also in a
 /// NaN row, and so are the entries behind the keys of a shorter sequence.
-pub fn weights<T: Float, U: Float>(attention: &Attention<T, U>, rows: Range<usize>, mut out: Output<T>) {
+pub fn weights<T: Float, U: Float>(attention: &Attention<T, U>, rows: Range<usize>, out: Output<T>) {
+    write_weights(attention, rows, out, |_, scores, put| {
+        scores.visible().for_each(|(key, _, weight)| put(key, weight));
+    });
+}
+
+/// As [`weights`], `exp(score - lse)` with an lse of each query (strides as that of [`forward`]): weights among other keys, if the lse
+/// counts those. At most 1, which rounding the lse could exceed.
+pub fn weights_from_lse<T: Float, U: Float>(
+    attention: &Attention<T, U>,
+    rows: Range<usize>,
+    lse: Operand<f32>,
+    out: Output<T>,
+) {
+    write_weights(attention, rows, out, |at, scores, put| {
+        let lse = f64::from(lse.data[at(lse.strides)]);
+        for (key, score, _) in scores.visible() {
+            let weight = (score.value - lse).exp();
+            put(key, if weight > 1.0 { 1.0 } else { weight });
+        }
+    });
+}
+
+/// Calls `row` for every row with where it begins, its scores, and what puts the weight of a key in its place.
+fn write_weights<T: Float, U: Float>(
+    attention: &Attention<T, U>,
+    rows: Range<usize>,
+    mut out: Output<T>,
+    row_weights: impl Fn(&dyn Fn(&[u64]) -> usize, &Scores, &mut dyn FnMut(usize, f64)) + Sync,
+) {
     let geometry = &attention.geometry;
     let width = (0..geometry.batch()).map(|b| geometry.keys(b).len()).max().unwrap_or(0);
     if width == 0 {
@@ -48,7 +77,8 @@ pub fn weights<T: Float, U: Float>(attention: &Attention<T, U>, rows: Range<usiz
         for wanted in wanted.chunks((SLAB / width).max(1)) {
             let mut slab = vec![T::default(); wanted.len() * width];
             slab.par_chunks_mut(width).zip(wanted).for_each(|(weights, row)| {
-                head.scores(*row).visible().for_each(|(key, _, weight)| weights[key] = T::from_f64(weight));
+                let start = |strides: &[u64]| head.query_start(strides, *row);
+                row_weights(&start, &head.scores(*row), &mut |key, weight| weights[key] = T::from_f64(weight));
             });
             head.put(&slab, width, &mut out, |strides, i| {
                 let (h, query) = head.place(wanted[i]);

@@ -71,7 +71,7 @@ mod merge;
 
 pub use backward::{Gradients, backward};
 pub use bias::BiasGradient;
-pub use forward::{forward, weights};
+pub use forward::{forward, weights, weights_from_lse};
 pub use geometry::{Geometry, Sequences};
 pub use merge::{Merged, Partial, merge, merge_backward, merge_rows, merge_rows_backward};
 
