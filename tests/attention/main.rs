@@ -10,6 +10,7 @@ mod packed;
 mod partial;
 mod split;
 mod table;
+mod weights;
 
 use common::device::{assert_no_findings, soft};
 use common::random::Random;

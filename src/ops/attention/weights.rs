@@ -28,7 +28,11 @@ const OP: &str = "attention_weights";
 ///
 /// # Numerics
 /// Scores have the bits that they have in the forward operation. What is left is the rounding of the lse and of the score to f32: a
-/// weight's relative error is at most `2^-22 * (4 + |lse|)`, and it is never above 1. 16-bit weights are rounded once more.
+/// weight's relative error is at most `2^-22 * (4 + |lse| + |score|)`, and it is never above 1. 16-bit weights are rounded once more. Weights
+/// below `2^-126` may be 0.
+///
+/// # Packed sequences
+/// Take one of them: a [`View::slice`] of its tokens and a [`View::permute`] to `[1, H, S, D]` cost nothing.
 ///
 /// # Errors
 /// As [`forward`](super::forward); [`Error::Range`] if there are no such queries; [`Error::Shapes`] for the lse.
