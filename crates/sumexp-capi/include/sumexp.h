@@ -261,13 +261,13 @@ int32_t sumexp_attention_options_init(sumexp_attention_options *options);
  *   v         [B, Hk, Sk, Dv]   [Tk, Hk, Dv]       as q
  *   out       [B, Hq, Sq, Dv]   [Tq, Hq, Dv]       as q
  *   lse       [B, Hq, Sq]       [Tq, Hq]           f32, contiguous: ln(sum(exp(s))) of each query
- *   weights   NULL              NULL               SUMEXP_UNSUPPORTED in this version
+ *   weights   [B, Hq, Sq, Sk]   NULL               as q, contiguous, or NULL: the softmax of s, which is not in memory otherwise
  * D and Dv are from 1 to 256. The last dim of q, k, v and out is contiguous, other strides are any: [B, S, H, D] and parts of one
  * buffer go in as they are. `options`: NULL = all defaults.
  * Packed: rows q_offsets[i] to q_offsets[i + 1] of q are the queries of sequence i, rows k_offsets[i] to k_offsets[i + 1] of k and v
  * its keys. Offsets begin at 0, never decrease, and end at Tq or Tk. On the host anything else is SUMEXP_SHAPE; on a GPU nobody
  * looks: rows come out wrong or not written, and nothing outside of the tensors is touched. Masks and biases count sequences as
- * batch entries, and go by positions inside each of them.
+ * batch entries, and go by positions inside each of them. Weights of packed sequences are SUMEXP_UNSUPPORTED in this version.
  * Errors: as the softmax family, _OPTION for options; _SHAPE, _STRIDES and _OPTION (head sizes) name both values. */
 int32_t sumexp_attention_forward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const sumexp_attention_options *options,
                                  const DLTensor *out, const DLTensor *lse, const DLTensor *weights, void *stream);

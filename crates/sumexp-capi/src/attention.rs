@@ -6,7 +6,7 @@ use crate::options;
 use crate::status::{Failure, enter, unsupported};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
-use sumexp::attention::{Alibi, Attention, AttentionInto, Bias, forward_into, forward_packed_into};
+use sumexp::attention::{Alibi, Attention, AttentionInto, Bias, forward_into, forward_packed_into, weights_into};
 use sumexp::mask::Align;
 use sumexp::{DType, Device, Mask, keep};
 
@@ -98,6 +98,21 @@ impl Options {
         Ok(masks)
     }
 
+    /// Refuses weights that the operation would refuse when the rest is written.
+    fn check_weights(&self, weights: &Operand, q: &Operand, k: &Operand, inputs: &[&Operand]) -> Result<(), Failure> {
+        if self.offsets.is_some() {
+            let version = env!("CARGO_PKG_VERSION");
+            let why = format_args!("of packed sequences are not in this version of sumexp ({version}), pass NULL");
+            return Err(weights.refused(SUMEXP_UNSUPPORTED, why));
+        }
+        // What is wrong with other numbers of dims the operation says.
+        if let ([batch, heads, queries, _], [_, _, keys, _]) = (&q.dims[..], &k.dims[..]) {
+            weights.must_be(&[*batch, *heads, *queries, *keys])?;
+        }
+        weights.must_be_apart_from(q)?;
+        inputs.iter().try_for_each(|input| weights.must_be_apart_from(input))
+    }
+
     /// How windows and slopes are aligned.
     fn align(&self) -> Align {
         self.align.unwrap_or(Align::BottomRight)
@@ -172,21 +187,27 @@ pub unsafe extern "C" fn sumexp_attention_forward(
         let given = Options::read(op, options)?;
         let [q, k, v] = [Operand::new(op, "q", q)?, Operand::new(op, "k", k)?, Operand::new(op, "v", v)?];
         let (out, lse) = (Operand::new(op, "out", out)?, Operand::new(op, "lse", lse)?);
-        if !weights.is_null() {
-            let version = env!("CARGO_PKG_VERSION");
-            let why = format_args!("{op}: weights are not in this version of sumexp ({version}), pass NULL");
-            return Err(Failure::new(SUMEXP_UNSUPPORTED, why));
+        let weights = Operand::optional(op, "weights", weights)?;
+        let outputs: Vec<&Operand> = [&out, &lse].into_iter().chain(&weights).collect();
+        let inputs: Vec<&Operand> = [&k, &v].into_iter().chain(given.operands()).collect();
+        let device = device::of(&q, &[&inputs[..], &outputs[..]].concat(), stream)?;
+        Operand::apart(&outputs)?;
+        if let Some(weights) = &weights {
+            given.check_weights(weights, &q, &k, &inputs)?;
         }
-        let rest: Vec<&Operand> = [&k, &v, &out, &lse].into_iter().chain(given.operands()).collect();
-        let device = device::of(&q, &rest, stream)?;
-        Operand::apart(&[&out, &lse])?;
         let masks = given.masks(&device)?;
         let options = given.on(&device, &masks)?;
         with_float!(q, T => {
             let [q, k, v] = [q.view::<T>(&device)?, k.view::<T>(&device)?, v.view::<T>(&device)?];
             let results = AttentionInto { out: out.view_mut::<T>(&device)?, lse: Some(lse.view_mut::<f32>(&device)?) };
+            let weights = weights.map(|weights| weights.view_mut::<T>(&device)).transpose()?;
             match &given.offsets {
-                None => forward_into(q, k, v, &options, results)?,
+                None => {
+                    forward_into(q, k, v, &options, results)?;
+                    if let Some(weights) = weights {
+                        weights_into(q, k, lse.view::<f32>(&device)?, 0..q.dims()[2], &options, weights)?;
+                    }
+                }
                 Some([of_q, of_k]) => {
                     let (of_q, of_k) = (of_q.view::<i32>(&device)?, of_k.view::<i32>(&device)?);
                     forward_packed_into(q, k, v, of_q, of_k, &options, results)?;

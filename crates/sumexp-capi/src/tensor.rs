@@ -211,13 +211,36 @@ impl Operand {
 
     /// Refuses outputs that share memory with each other. With inputs the operations compare them.
     pub(crate) fn apart(outputs: &[&Operand]) -> Result<(), Failure> {
+        let mut pairs =
+            outputs.iter().enumerate().flat_map(|(n, one)| outputs[n + 1..].iter().map(move |other| (one, other)));
+        pairs.try_for_each(|(one, other)| one.must_be_apart_from(other))
+    }
+
+    /// Refuses an output that shares memory with something else.
+    pub(crate) fn must_be_apart_from(&self, other: &Operand) -> Result<(), Failure> {
         let end = |operand: &Operand| operand.address + operand.span * operand.dtype.size() as u64;
-        for (index, one) in outputs.iter().enumerate() {
-            for other in &outputs[index + 1..] {
-                if one.address < end(other) && other.address < end(one) {
-                    return Err(one.refused(SUMEXP_OVERLAP, format_args!("overlaps {}", other.name)));
-                }
-            }
+        if self.address < end(other) && other.address < end(self) {
+            return Err(self.refused(SUMEXP_OVERLAP, format_args!("overlaps {}", other.name)));
+        }
+        Ok(())
+    }
+
+    /// Refuses another shape, and gaps. For outputs that an operation looks at when others are written.
+    pub(crate) fn must_be(&self, dims: &[usize]) -> Result<(), Failure> {
+        if self.dims != dims {
+            return Err(self.refused(SUMEXP_SHAPE, format_args!("has shape {:?}, it must be {dims:?}", self.dims)));
+        }
+        let elements: usize = dims.iter().product();
+        let gap = dims
+            .iter()
+            .zip(self.strides.iter().zip(contiguous(dims)))
+            .any(|(dim, (stride, wanted))| *dim > 1 && *stride != wanted);
+        if elements > 0 && gap {
+            let strides = &self.strides;
+            return Err(self.refused(
+                SUMEXP_STRIDES,
+                format_args!("has shape {dims:?} and strides {strides:?}, it must be contiguous"),
+            ));
         }
         Ok(())
     }

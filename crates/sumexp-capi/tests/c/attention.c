@@ -28,10 +28,11 @@ static int visible(const Meaning *m, int b, int i, int j) {
          (m->q_segments == NULL || m->q_segments[b * SQ + i] == m->k_segments[b * SK + j]);
 }
 
-static void want_of(const Meaning *m, double *out, double *lse) {
+/* Results in the order of the tensors; weights [B, HQ, SQ, SK] if they are asked for. */
+static void want_of(const Meaning *m, double *out, double *lse, double *weights) {
   for (int row = 0; row < B * HQ * SQ; ++row) {
     int b = row / (HQ * SQ), h = row / SQ % HQ, i = row % SQ;
-    double sum = 0, *mean = out + row * DV;
+    double sum = 0, *mean = out + row * DV, weight[SK] = {0};
     memset(mean, 0, DV * sizeof *mean);
     for (int j = 0; j < SK; ++j) {
       int key = (b * HK + h / (HQ / HK)) * SK + j;
@@ -42,22 +43,24 @@ static void want_of(const Meaning *m, double *out, double *lse) {
       if (m->bias != NULL) score += m->bias[h * SK + j];
       if (m->slopes != NULL) score -= m->slopes[h] * fabs((double)(j - i - (m->causal == 1 ? 0 : SK - SQ)));
       if (m->softcap != 0) score = m->softcap * tanh(score / m->softcap);
-      sum += exp(score);
+      sum += weight[j] = exp(score);
       for (int d = 0; d < DV; ++d) mean[d] += exp(score) * v[key * DV + d];
     }
     for (int d = 0; d < DV && sum > 0; ++d) mean[d] /= sum;
+    for (int j = 0; j < SK && weights != NULL; ++j) weights[row * SK + j] = sum > 0 ? weight[j] / sum : 0;
     lse[row] = sum > 0 ? log(sum) : -INFINITY;
   }
 }
 
-static DLTensor *tq, *tk, *tv, *out, *lse;
+static DLTensor *tq, *tk, *tv, *out, *lse, *weights;
 
 static void check(int line, const Meaning *m, const sumexp_attention_options *options) {
-  double want_out[B * HQ * SQ * DV], want_lse[B * HQ * SQ];
-  want_of(m, want_out, want_lse);
-  expect_code(__FILE__, line, "forward", SUMEXP_OK, sumexp_attention_forward(tq, tk, tv, options, out, lse, NULL, stream));
+  double want_out[B * HQ * SQ * DV], want_lse[B * HQ * SQ], want_weights[B * HQ * SQ * SK];
+  want_of(m, want_out, want_lse, want_weights);
+  expect_code(__FILE__, line, "forward", SUMEXP_OK, sumexp_attention_forward(tq, tk, tv, options, out, lse, weights, stream));
   expect_f32(__FILE__, line, out, want_out, 2e-6);
   expect_f32(__FILE__, line, lse, want_lse, 2e-6);
+  expect_f32(__FILE__, line, weights, want_weights, 4e-6);
 }
 
 static void each_option(void) {
@@ -158,7 +161,7 @@ static void packed(void) {
   sumexp_attention_options options;
   Meaning m = PLAIN;
   m.causal = 2;
-  want_of(&m, want_out, want_lse);
+  want_of(&m, want_out, want_lse, NULL);
   for (int row = 0; row < B * HQ * SQ; ++row) {
     int to = (row / (HQ * SQ) * SQ + row % SQ) * HQ + row / SQ % HQ;
     memcpy(pq + to * D, q + row * D, D * sizeof *q);
@@ -180,6 +183,7 @@ static void packed(void) {
     expect_f32(__FILE__, __LINE__, got, packed_out, 2e-6);
     expect_f32(__FILE__, __LINE__, got_lse, packed_lse, 2e-6);
   }
+  REFUSED(SUMEXP_UNSUPPORTED, "weights of packed sequences", sumexp_attention_forward(x, y, z, &options, got, got_lse, weights, stream));
   REFUSED(SUMEXP_SHAPE, "q must have the dims", sumexp_attention_forward(tq, y, z, &options, got, got_lse, NULL, stream));
   options.q_offsets = i32(OF_Q, 1, 3);
   REFUSED(SUMEXP_SHAPE, "the offsets of q", sumexp_attention_forward(x, y, z, &options, got, got_lse, NULL, stream));
@@ -267,8 +271,18 @@ static void refused_tensors(void) {
   REFUSED(SUMEXP_NULL, "v is NULL", sumexp_attention_forward(tq, tk, NULL, NULL, out, lse, NULL, stream));
   REFUSED(SUMEXP_NULL, "out is NULL", sumexp_attention_forward(tq, tk, tv, NULL, NULL, lse, NULL, stream));
   REFUSED(SUMEXP_NULL, "lse is NULL", sumexp_attention_forward(tq, tk, tv, NULL, out, NULL, NULL, stream));
-  REFUSED(SUMEXP_UNSUPPORTED, "weights are not in this version",
-          sumexp_attention_forward(tq, tk, tv, NULL, out, lse, f32(NULL, 4, B, HQ, SQ, SK), stream));
+  REFUSED(SUMEXP_DTYPE, "weights is f16, it must be f32",
+          sumexp_attention_forward(tq, tk, tv, NULL, out, lse, f16(NULL, 4, B, HQ, SQ, SK), stream));
+  REFUSED(SUMEXP_SHAPE, "weights has shape [2, 4, 3, 4], it must be [2, 4, 3, 5]",
+          sumexp_attention_forward(tq, tk, tv, NULL, out, lse, f32(NULL, 4, B, HQ, SQ, SK - 1), stream));
+  wrong = strided(f32(NULL, 1, B * HQ * SQ * 8), 0, 4, B, HQ * SQ * 8, HQ, SQ * 8, SQ, 8, SK, 1);
+  REFUSED(SUMEXP_STRIDES, "weights has shape [2, 4, 3, 5] and strides [96, 24, 8, 1]",
+          sumexp_attention_forward(tq, tk, tv, NULL, out, lse, wrong, stream));
+  wrong = strided(f32(NULL, 1, 2 * B * HQ * SQ * SK), 0, 4, B, HQ * SQ * SK, HQ, SQ * SK, SQ, SK, SK, 1);
+  REFUSED(SUMEXP_OVERLAP, "weights overlaps k",
+          sumexp_attention_forward(tq, strided(wrong, 16, 4, B, HK * SK * D, HK, SK * D, SK, D, D, 1), tv, NULL, out, lse, wrong, stream));
+  REFUSED(SUMEXP_OVERLAP, "lse overlaps weights",
+          sumexp_attention_forward(tq, tk, tv, NULL, out, strided(wrong, 0, 3, B, HQ * SQ, HQ, SQ, SQ, 1), wrong, stream));
   REFUSED(SUMEXP_UNSUPPORTED, "attention_backward is not in this version",
           sumexp_attention_backward(tq, tk, tv, out, lse, out, NULL, NULL, tq, tk, tv, NULL, stream));
   REFUSED(SUMEXP_DTYPE, "q is i32, it must be f16, bf16 or f32",
@@ -310,7 +324,7 @@ void attention(void) {
   for (int i = 0; i < B * HK * SK * D; ++i) k[i] = (float)(i * 29 % 64 - 32) / 16;
   for (int i = 0; i < B * HK * SK * DV; ++i) v[i] = (float)(i * 23 % 64 - 32) / 16;
   tq = f32(q, 4, B, HQ, SQ, D), tk = f32(k, 4, B, HK, SK, D), tv = f32(v, 4, B, HK, SK, DV);
-  out = f32(NULL, 4, B, HQ, SQ, DV), lse = f32(NULL, 3, B, HQ, SQ);
+  out = f32(NULL, 4, B, HQ, SQ, DV), lse = f32(NULL, 3, B, HQ, SQ), weights = f32(NULL, 4, B, HQ, SQ, SK);
   defaults();
   each_option();
   packed();
