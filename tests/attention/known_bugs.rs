@@ -164,6 +164,35 @@ fn a_mask_and_causal() {
     }
 }
 
+/// pytorch#101967: NaN in a hidden key and inf in a hidden value leaked, by NaN + -inf and by 0 * inf.
+#[test]
+fn hidden_keys_and_values_do_not_leak() {
+    let mut problem = Problem::single(5, 40, 8, 12);
+    problem.masks = bytes(&problem, |_, j| j < 30);
+    let want = everywhere(&problem);
+    problem.k[30 * 8..].fill(f64::NAN);
+    problem.v[30 * 8..].fill(f64::NAN);
+    problem.v[33 * 8..].fill(f64::INFINITY);
+    assert_eq!(everywhere(&problem), want);
+}
+
+/// pytorch#6864: a score of +inf makes its row NaN, and no other.
+#[test]
+fn an_infinite_score() {
+    let mut problem = Problem::single(3, 70, 2, 13);
+    let (out, lse) = everywhere(&problem);
+    bias(&mut problem, |i, j| if (i, j) == (1, 66) { f64::INFINITY } else { 0.0 });
+    for device in devices() {
+        let on = OnDevice::<f32>::new(&device, vec![problem.clone()], Layout::HeadsFirst);
+        let (got, got_lse) = on.forward().remove(0);
+        assert!(got[2..4].iter().all(|x| x.is_nan()) && got_lse[1].is_nan());
+        for i in [0, 1, 4, 5] {
+            assert!((f64::from(got[i]) - out[i]).abs() < 1e-6 && (got_lse[i / 2] - lse[i / 2]).abs() < 1e-6);
+        }
+        assert_no_findings(&"an infinite score");
+    }
+}
+
 /// jax 099f0a1708, xformers 1328ba7c: a window or causal flag without another mask was ignored. ggml 6a92a50f: no mask with as many
 /// queries as keys was taken for causal. flashinfer 7f33b2084: keys beyond the end counted.
 #[test]
