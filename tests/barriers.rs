@@ -13,12 +13,14 @@ use common::device::soft;
 use common::gpu::device;
 use common::random::Random;
 use softgpu::ctl::Gpu;
+use sumexp::attention::{self, Attention};
 use sumexp::kernels::images;
+use sumexp::mask::Align;
 use sumexp::{
     BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, DType, Device, Dim, Direction, Float, GumbelOptions,
-    KlDivergence, LogProbabilities, Probabilities, SampleOptions, SoftmaxOptions, Tensor, argmax, bf16,
-    binary_cross_entropy_with_logits, confidence, cross_entropy, cross_entropy_in_place, f16, gumbel_softmax, kl_div,
-    kl_div_backward, log_softmax_backward, logsumexp, sample, softmax, softmax_backward, top_k,
+    KlDivergence, LogProbabilities, Mask, Probabilities, SampleOptions, SoftmaxOptions, Tensor, argmax, bf16,
+    binary_cross_entropy_with_logits, confidence, cross_entropy, cross_entropy_in_place, f16, gumbel_softmax, keep,
+    kl_div, kl_div_backward, log_softmax_backward, logsumexp, sample, softmax, softmax_backward, top_k,
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
@@ -181,6 +183,25 @@ fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 5] {
     ]
 }
 
+/// Attention by the kernel for heads of so many elements, with more than two key tiles, so that buffers are filled again, and a NaN in
+/// the values that some queries see and some do not; `general` asks for masks of any kind, with tiles that are whole and some that are not.
+fn attends<T: Float>(head: usize, general: bool) -> Case {
+    let name = format!("attention {} of {head}{}", T::DTYPE, if general { " with a mask of bytes" } else { "" });
+    Case::new(name, move |device| {
+        let (queries, keys) = (150, 200);
+        let of = |length: usize, seed: u64| random::<T>(device, &[1, 1, length, head], seed);
+        let mut v = of(keys, 13).to_vec().expect("readable");
+        v[41 * head] = T::from_f64(f64::NAN);
+        let v = Tensor::from_slice(device, &[1, 1, keys, head], &v).expect("a small tensor");
+        let bytes: Vec<u8> = (0..keys).map(|key| u8::from(key % 5 != 0 || key >= 50)).collect();
+        let bytes = Tensor::from_slice(device, &[keys], &bytes).expect("a small tensor");
+        let parts = [Mask::Causal(Align::TopLeft), Mask::Visible(keep(&bytes))];
+        let options = Attention { mask: if general { Mask::All(&parts) } else { parts[0] }, ..Attention::default() };
+        let output = attention::forward(&of(queries, 11), &of(keys, 12), &v, &options).expect("a legal call");
+        [bits(output.out.to_vec()), bits(output.lse.to_vec())].concat()
+    })
+}
+
 /// Every kernel of an element type in which lanes of more than one warp work together.
 fn cases<T: Float>() -> Vec<Case> {
     let shapes: [(&[usize], usize); 11] = [
@@ -203,7 +224,9 @@ fn cases<T: Float>() -> Vec<Case> {
     let divergences: [&[usize]; 3] = [&[2, 2000], &[2, 8000], &[2, 40_000]];
     let losses = losses.into_iter().chain([4000, 20_000].map(shares::<T>)).chain([events::<T>()]);
     let losses = losses.chain(divergences.map(divergence::<T>));
-    family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).collect()
+    let attentions =
+        [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| attends::<T>(head, any)));
+    family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).chain(attentions).collect()
 }
 
 /// A statement of a kernel: its symbol and the index of the instruction.
