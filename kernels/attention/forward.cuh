@@ -247,9 +247,10 @@ class Forward {
   }
 
   /// Divides by the sums and stores. The query tile becomes the buffer in which rows are put together: each warp reads and writes
-  /// its own rows of it only, and ldmatrix has read the last of them for all lanes at once, so no barrier is needed but that of the
-  /// warp between writing and reading.
+  /// its own rows of it only, so no barrier is needed but the warp's own.
   DEVICE void finish(Output& output, const RunningSoftmax<S>& softmax) const {
+    // Of 16-bit elements a lane writes the words that ldmatrix gave it; of f32 those of other lanes.
+    if (T::kBytes == 4) __syncwarp();
     const uint32_t lane = threadIdx.x % 32;
 #pragma unroll
     for (int row = 0; row < 2 * S::kRowTiles; ++row) {
