@@ -211,7 +211,8 @@ fn special_values_are_seen() {
     seen::<f32>();
 }
 
-/// [B, S, H, D] in one tensor with q, k and v side by side, and rows at odd addresses.
+/// [B, S, H, D] in one tensor with q, k and v side by side, and rows at odd addresses, where others loaded whole vectors all the same
+/// (pytorch#36485, onednn#3501, ORT#14475).
 fn layouts<T: Float>() {
     let device = device();
     let (b, h, s, d) = (2, 3, 75, 40);

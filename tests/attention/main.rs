@@ -1,6 +1,7 @@
 //! The forward kernels of attention on the software GPU, against f64 and against a computation in the element type.
 
 mod bits;
+mod captured;
 #[path = "../common/mod.rs"]
 mod common;
 mod general;
