@@ -3,7 +3,7 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 
-.PHONY: help setup demo test accuracy bench check capi softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -33,6 +33,11 @@ capi: setup      ## target/capi: libsumexp.so, libsumexp.a and sumexp.h, for pro
 	install -D target/release/libsumexp_capi.so target/capi/libsumexp.so
 	install -D -m 644 target/release/libsumexp_capi.a target/capi/libsumexp.a
 	install -D -m 644 crates/sumexp-capi/include/sumexp.h target/capi/sumexp.h
+
+candle: setup    ## lints and tests of crates/sumexp-candle, which builds candle
+	cd crates/sumexp-candle && $(CARGO) fmt --check
+	cd crates/sumexp-candle && $(CARGO) clippy --all-targets --target-dir ../../target -- -D warnings
+	cd crates/sumexp-candle && $(CARGO) test --target-dir ../../target
 
 softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it with LD_LIBRARY_PATH=target/softgpu
 	$(CARGO) build --release -p softgpu

@@ -1,0 +1,184 @@
+//! GPUs: candle's memory, and work in the order of candle's stream.
+//!
+//! A device that candle makes with a stream of its own (`Device::new_cuda_with_stream`) gets its work enqueued on that stream.
+//! `Device::new_cuda` uses the default stream of the calling thread, whose handle means another stream on every thread, so that
+//! sumexp, whose devices may be sent to threads, does not take it. Work for it goes to a lane: a stream beside the thread's own,
+//! which waits for what candle enqueued before, and for which candle's waits afterwards. That is two events per call and one per
+//! result.
+
+use crate::memory::{Place, Scalar};
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError, SyncOnDrop,
+};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage};
+use candle_core::{DType, DeviceLocation, Error, Result, Storage};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// `CU_STREAM_PER_THREAD`.
+const PER_THREAD: usize = 2;
+
+/// A stream as both libraries know it. `device` goes first: it must not outlive the stream.
+#[derive(Clone)]
+struct Stream {
+    device: sumexp::Device,
+    stream: Arc<CudaStream>,
+}
+
+/// The streams of candle that were used. Each keeps one device of sumexp, because that keeps what kernels report.
+static STREAMS: Mutex<Vec<Stream>> = Mutex::new(Vec::new());
+
+thread_local! {
+    /// The lanes of this thread, by number of the GPU.
+    static LANES: RefCell<HashMap<usize, Stream>> = RefCell::new(HashMap::new());
+}
+
+/// One call on a GPU.
+pub(crate) struct Gpu {
+    candle: CudaDevice,
+    /// What the work is enqueued on: candle's own stream, or a lane.
+    on: Stream,
+    /// Whether it is a lane that candle's stream does not yet wait for.
+    open: bool,
+}
+
+impl Gpu {
+    pub(crate) fn new(candle: &CudaDevice) -> Result<Self> {
+        let stream = candle.cuda_stream();
+        if stream.cu_stream().addr() != PER_THREAD {
+            return Ok(Self { candle: candle.clone(), on: own(stream)?, open: false });
+        }
+        let on = lane(&stream)?;
+        on.stream.join(&stream).map_err(driver)?;
+        Ok(Self { candle: candle.clone(), on, open: true })
+    }
+
+    /// An error if a kernel met bad data since the last look.
+    pub(crate) fn check(self) -> Result<()> {
+        self.on.device.check().map_err(Error::wrap)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        match std::mem::take(&mut self.open) {
+            true => self.candle.cuda_stream().join(&self.on.stream).map_err(driver),
+            false => Ok(()),
+        }
+    }
+}
+
+/// A call that failed on the way may have enqueued work: candle's stream waits for that too.
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.close().is_err() {
+            // Waiting here has the same effect. Where that fails the context is lost, and nothing runs any more.
+            let _ = self.on.device.synchronize();
+        }
+    }
+}
+
+fn driver(error: DriverError) -> Error {
+    Error::Cuda(Box::new(error)).bt()
+}
+
+/// A stream that candle made.
+fn own(stream: Arc<CudaStream>) -> Result<Stream> {
+    // Entries are pushed and removed whole: a poisoned lock still guards a whole list.
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = streams.iter().find(|known| Arc::ptr_eq(&known.stream, &stream)) {
+        return Ok(known.clone());
+    }
+    // Nobody else holds these any more.
+    streams.retain(|known| Arc::strong_count(&known.stream) > 1);
+    // SAFETY: the handle is valid as long as `stream`, which is kept beside the device, and dropped after it. The tensors of a call
+    // are candle's.
+    let device = unsafe { sumexp::Device::from_stream(stream.context().ordinal(), stream.cu_stream().cast()) };
+    let known = Stream { device: device.map_err(Error::wrap)?, stream };
+    streams.push(known.clone());
+    Ok(known)
+}
+
+/// The lane of this thread beside its default stream on the same GPU.
+fn lane(default: &CudaStream) -> Result<Stream> {
+    let ordinal = default.context().ordinal();
+    LANES.with_borrow_mut(|lanes| {
+        if let Some(lane) = lanes.get(&ordinal) {
+            return Ok(lane.clone());
+        }
+        let device = sumexp::Device::cuda(ordinal).and_then(|device| device.with_new_stream()).map_err(Error::wrap)?;
+        let raw = device.raw_stream().expect("a GPU has a stream");
+        // SAFETY: the handle is of the GPU's primary context, which both libraries use, and is alive as long as `device`, which is
+        // kept beside the wrapper, by clones too. `Gpu` orders the work of the lane against candle's.
+        let stream = unsafe { default.context().wrap_borrowed_stream(raw.cast()) };
+        let lane = Stream { device, stream };
+        lanes.insert(ordinal, lane.clone());
+        Ok(lane)
+    })
+}
+
+impl Place for Gpu {
+    type Memory = CudaStorage;
+    type Fresh<T: Scalar> = CudaSlice<T>;
+    type Guard<'a> = SyncOnDrop<'a>;
+
+    fn of(memory: &CudaStorage) -> Result<Self> {
+        Self::new(memory.device())
+    }
+
+    fn device(&self) -> &sumexp::Device {
+        &self.on.device
+    }
+
+    fn here<'a>(&self, storage: &'a Storage) -> Option<&'a CudaStorage> {
+        // Devices with streams of their own on one GPU may mix, as in candle: the guards order them.
+        let of = |memory: &CudaStorage| memory.device().cuda_stream().context().ordinal();
+        match storage {
+            Storage::Cuda(memory) if of(memory) == self.candle.cuda_stream().context().ordinal() => Some(memory),
+            _ => None,
+        }
+    }
+
+    fn location(&self) -> DeviceLocation {
+        DeviceLocation::Cuda { gpu_id: self.candle.cuda_stream().context().ordinal() }
+    }
+
+    fn dtype(memory: &CudaStorage) -> DType {
+        memory.dtype()
+    }
+
+    fn address<'a, T: Scalar>(&'a self, memory: &'a CudaStorage) -> Result<(u64, usize, SyncOnDrop<'a>)> {
+        let slice = memory.as_cuda_slice::<T>()?;
+        let (address, guard) = slice.device_ptr(&self.on.stream);
+        Ok((address, slice.len(), guard))
+    }
+
+    fn alloc<T: Scalar>(&self, elements: usize) -> Result<CudaSlice<T>> {
+        // SAFETY: an operation of sumexp writes every element before anything reads one, or returns an error, upon which the
+        // memory is dropped unread. No allocation is empty.
+        let fresh = unsafe { self.candle.alloc::<T>(elements.max(1)) }?;
+        if self.open {
+            // It is candle's stream that the memory is allocated on.
+            self.on.stream.join(&self.candle.cuda_stream()).map_err(driver)?;
+        }
+        Ok(fresh)
+    }
+
+    fn address_mut<T: Scalar>(&self, fresh: &mut CudaSlice<T>) -> u64 {
+        fresh.device_ptr_mut(&self.on.stream).0
+    }
+
+    fn memory<T: Scalar>(&self, mut fresh: CudaSlice<T>) -> CudaStorage {
+        // Marks this point, behind the work that writes it, for other streams that use the memory.
+        let _ = fresh.device_ptr_mut(&self.on.stream);
+        CudaStorage::wrap_cuda_slice(fresh, self.candle.clone())
+    }
+
+    fn storage(memory: CudaStorage) -> Storage {
+        Storage::Cuda(memory)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.close()
+    }
+}
