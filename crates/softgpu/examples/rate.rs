@@ -45,6 +45,7 @@ fn main() {
                 kernel: kernel.clone(),
                 grid: [ctas as u32, 1, 1],
                 block: [threads, 1, 1],
+                cluster: [1; 3],
                 dynamic_shared: 0,
                 params,
                 globals: Arc::new([]),

@@ -120,6 +120,8 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Threads per CTA in x, y, z.
     pub block: [u32; 3],
+    /// CTAs of a cluster in x, y, z; one where there are none.
+    pub cluster: [u32; 3],
     /// Bytes of dynamic shared memory.
     pub dynamic_shared: u32,
     /// The parameter block, laid out as the kernel's `params` say.

@@ -16,8 +16,14 @@ fn stream() -> sys::CUstream {
     result::stream::create(result::stream::StreamKind::NonBlocking).unwrap()
 }
 
-/// A launch by `cuLaunchKernelEx` of one warp of `fill`.
-fn launch_ex(function: sys::CUfunction, out: u64, stream: sys::CUstream, attributes: &mut [(u32, [u32; 3])]) -> u32 {
+/// A launch by `cuLaunchKernelEx` of blocks of one warp of `fill`.
+fn launch_ex(
+    function: sys::CUfunction,
+    out: u64,
+    stream: sys::CUstream,
+    blocks: u32,
+    attributes: &mut [(u32, [u32; 3])],
+) -> u32 {
     #[repr(C)]
     struct Attribute {
         id: u32,
@@ -34,7 +40,7 @@ fn launch_ex(function: sys::CUfunction, out: u64, stream: sys::CUstream, attribu
         .collect();
     assert_eq!(size_of::<Attribute>(), size_of::<sys::CUlaunchAttribute>());
     let config = sys::CUlaunchConfig {
-        gridDimX: 1,
+        gridDimX: blocks,
         gridDimY: 1,
         gridDimZ: 1,
         blockDimX: 32,
@@ -65,17 +71,56 @@ fn launches_with_attributes() {
             [vec![], vec![cluster_dimension(1)], vec![(2, [1, 0, 0])], vec![(8, [3, 0, 0]), (6, [1, 0, 0])]]
         {
             check(sys::cuMemsetD8_v2(memory, 0, 128)).unwrap();
-            assert_eq!(launch_ex(kernel.function, memory, stream, &mut attributes.clone()), 0, "{attributes:?}");
+            assert_eq!(launch_ex(kernel.function, memory, stream, 1, &mut attributes.clone()), 0, "{attributes:?}");
             result::stream::synchronize(stream).unwrap();
             result::memcpy_dtoh_sync(&mut host, memory).unwrap();
             assert_eq!(host, [1.0; 32]);
         }
-        assert_eq!(launch_ex(kernel.function, memory, stream, &mut [cluster_dimension(2)]), 801);
-        assert!(gpu.last_error().contains("clusters"), "{}", gpu.last_error());
-        assert_eq!(launch_ex(kernel.function, memory, stream, &mut [(99, [0; 3])]), 801);
+        assert_eq!(launch_ex(kernel.function, memory, stream, 1, &mut [cluster_dimension(2)]), 1);
+        assert!(gpu.last_error().contains("a grid of [1, 1, 1] in clusters of [2, 1, 1]"), "{}", gpu.last_error());
+        assert_eq!(launch_ex(kernel.function, memory, stream, 1, &mut [(99, [0; 3])]), 801);
         result::free_sync(memory).unwrap();
         result::stream::destroy(stream).unwrap();
     }
+}
+
+#[test]
+fn clusters_are_those_of_the_device() {
+    const CLUSTER: u32 = 4;
+    const LARGE: sys::CUfunction_attribute =
+        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+    let gpu = open_recording();
+    let stream = stream();
+    for (profile, has_clusters) in [(Profile::Sm80, false), (Profile::Sm90, true)] {
+        gpu.profile(Some(profile));
+        let kernel = load(FILL, "fill").unwrap();
+        // SAFETY: handles are live, the slice has the size of the copy.
+        unsafe {
+            let memory = result::malloc_sync(128).unwrap();
+            check(sys::cuMemsetD8_v2(memory, 0, 128)).unwrap();
+            let launch =
+                |blocks, size| launch_ex(kernel.function, memory, stream, blocks, &mut [(CLUSTER, [size, 1, 1])]);
+            assert_eq!(launch(8, 1), 0);
+            if !has_clusters {
+                assert_eq!(launch(8, 2), 1);
+                assert!(gpu.last_error().contains("on a device that has none"), "{}", gpu.last_error());
+                result::free_sync(memory).unwrap();
+                continue;
+            }
+            assert_eq!((launch(8, 2), launch(8, 8), launch(8, 3), launch(8, 0)), (0, 0, 1, 912));
+            assert_eq!(launch(16, 16), 912);
+            check(sys::cuFuncSetAttribute(kernel.function, LARGE, 1)).unwrap();
+            assert_eq!((launch(16, 16), launch(32, 32)), (0, 912));
+            result::stream::synchronize(stream).unwrap();
+            let mut host = [0f32; 32];
+            result::memcpy_dtoh_sync(&mut host, memory).unwrap();
+            assert_eq!(host, [1.0; 32]);
+            result::free_sync(memory).unwrap();
+        }
+    }
+    gpu.profile(None);
+    // SAFETY: the stream is live, and its work is done.
+    unsafe { result::stream::destroy(stream).unwrap() };
 }
 
 #[test]

@@ -128,6 +128,7 @@ fn launch(machine: &Machine, image: &[u8], name: &str, random: &mut Random) -> O
         kernel,
         grid: [1, 1, 1],
         block: [[32, 1, 1], [70, 1, 1], [3, 5, 2]][random.below(3)],
+        cluster: [1; 3],
         dynamic_shared: [0, 512][random.below(2)],
         params,
         globals,
@@ -238,7 +239,9 @@ fn launches_of_any_shape_are_refused_or_run() {
         let dynamic_shared = random.word() as u32 >> random.below(32);
         let memory = machine.space.snapshot();
         let limits = Limits::default();
-        let outcome = run(&Launch { kernel, grid, block, dynamic_shared, params, globals, memory, settings, limits });
+        let cluster = [1; 3];
+        let outcome =
+            run(&Launch { kernel, grid, block, cluster, dynamic_shared, params, globals, memory, settings, limits });
         match outcome.fault {
             None => clean += 1,
             Some(fault) if fault.at.is_none() => refused += 1,

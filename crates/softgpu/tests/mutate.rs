@@ -77,6 +77,7 @@ fn mutated_kernels_end_in_an_outcome() {
                 kernel: Arc::new(kernel),
                 grid: [1; 3],
                 block: [64, 1, 1],
+                cluster: [1; 3],
                 dynamic_shared: 0,
                 params,
                 globals: [].into(),

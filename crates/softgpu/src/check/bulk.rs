@@ -1,6 +1,7 @@
 //! What copies and products that work beside the threads read and write, for race detection.
 
 use super::cells::{Cells, Grain, RUN, Tables};
+use super::cluster::private;
 use super::engines::{Message, engine_of, engine_step, of_barrier, of_group};
 use super::marks::{Clash, Mark, TABLE, View, Who, engine_mark, lane_of, step_of, warp_of};
 use super::race::{By, Order, PAGE};
@@ -78,6 +79,7 @@ impl Cells {
         self.recycle(tables);
         self.write.fill(0);
         self.read.fill(0);
+        self.other.fill(0);
         self.newest.fill(0);
         self.rows.clear();
     }
@@ -109,7 +111,9 @@ impl Cells {
                     return Some((word, Open::Race(view.clash(mark, true, false))));
                 }
                 let of_engine = engine_of(step_of(mark)).is_some();
-                if !of_engine && !view.clocks.is_fenced(who.warp, warp_of(mark), lane_of(mark), step_of(mark)) {
+                // How far another CTA's fences reach is not looked at.
+                let fenced = of_engine || view.foreign(mark).is_some();
+                if !fenced && !view.clocks.is_fenced(who.warp, warp_of(mark), lane_of(mark), step_of(mark)) {
                     return Some((word, Open::Unfenced(view.clash(mark, true, false))));
                 }
             }
@@ -127,7 +131,7 @@ impl Order {
     /// A thread starts a copy into shared memory: the first word that somebody may still use.
     pub(crate) fn claim_shared(&mut self, by: By, at: u32, bytes: u32) -> Option<(u32, Clash)> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, false);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         let found = self.shared.claim(&view, &mut self.tables, words(at, bytes), &who);
         found.map(|(word, clash)| (4 * word as u32, clash))
     }
@@ -152,7 +156,7 @@ impl Order {
             let easy = !by.strong && at.is_multiple_of(4) && words > 0 && {
                 let page = self.global.page(at / PAGE);
                 let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, false);
-                let view = View { clocks: &self.clocks, across: Some(&self.global.across), word: at };
+                let view = View { clocks: &self.clocks, across: Some(&self.global.across), home: None, word: at };
                 let (first, words, write) = ((at % PAGE / 4) as usize, words as usize, write.is_some());
                 self.global.pages[page].run(&view, first, words, Grain::Words(words), &who, write)
             };
@@ -172,7 +176,7 @@ impl Order {
     /// What stands against reading shared memory through the asynchronous proxy.
     pub(crate) fn readable_shared(&self, by: By, at: u32, bytes: u32) -> Option<(u32, Open)> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, false);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         let found = self.shared.readable(&view, &self.tables, words(at, bytes), &who);
         found.map(|(word, open)| (4 * word as u32, open))
     }
@@ -180,7 +184,7 @@ impl Order {
     /// The same for units of 16 bytes.
     pub(crate) fn readable_units(&self, by: By, units: &[u32]) -> Option<(u32, Open)> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, false);
-        let view = View { clocks: &self.clocks, across: None, word: 0 };
+        let view = private(&self.clocks, &self.global, self.home, 0);
         let words = units.iter().flat_map(|at| *at as usize / 4..*at as usize / 4 + LINE);
         let found = self.shared.readable(&view, &self.tables, words, &who);
         found.map(|(word, open)| (4 * word as u32, open))
@@ -191,7 +195,7 @@ impl Order {
     pub(crate) fn product_shared(&mut self, by: By, at: u32, count: u32) {
         let group = by.warp / 4;
         let mark = engine_mark(engine_step(of_group(group), count), by.warp, by.lane, by.pc);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         let total = self.shared.words();
         self.shared.engines = true;
         self.shared.newest[at as usize / 4 / RUN] = step_of(mark).max(self.shared.newest[at as usize / 4 / RUN]);
@@ -216,7 +220,8 @@ impl Order {
 
     /// Lanes of a warp arrive at a memory barrier: what they hand over to whoever waits there.
     pub(crate) fn release(&mut self, warp: u32, lanes: u32, live: u32) -> Message {
-        self.clocks.release(warp, lanes, live, &self.global.across)
+        let message = self.clocks.release(warp, lanes, live, &self.global.across);
+        if self.is_away() { self.told(warp, lanes, live, message) } else { message }
     }
 
     /// A warp has waited for those who handed this over.

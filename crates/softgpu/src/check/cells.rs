@@ -18,7 +18,7 @@ pub(super) struct Cells {
     pub(super) read: Vec<Mark>,
     /// For device memory: a read since by another CTA than that of `read`; or, marked [`COVERED`], an earlier plain
     /// write that only strong ones of its CTA followed.
-    other: Vec<Mark>,
+    pub(super) other: Vec<Mark>,
     /// The launch (by its first step) that last had something in `other`.
     other_in: u32,
     /// The newest step of any mark, by run of [`RUN`] words: memory that was not touched yet needs no look at marks.

@@ -5,7 +5,7 @@
 //! Each word that CTAs speak through has a log of what was handed over with it. What a warp knows of other CTAs is how
 //! far it has read in which logs: most warps have read in none.
 
-use super::clocks::{Vector, WARPS};
+use super::clocks::{DONE, Vector, WARPS};
 use std::collections::HashMap;
 
 /// How far somebody has read in the log of each word; ascending by word.
@@ -20,6 +20,8 @@ struct Entry {
     warp: u32,
     /// The warp's step when it last stored: its own accesses to the word, up to there, come with it.
     at: u32,
+    /// Lanes of the warp that handed over what they did up to that step, where others of it did not.
+    lanes: u32,
 }
 
 /// What was handed over through one word.
@@ -96,7 +98,7 @@ impl Across {
             return;
         }
         own.push(log.entries.len() as u32);
-        log.entries.push(Entry { clock: clock.clone(), reach: far.published.clone(), warp, at });
+        log.entries.push(Entry { clock: clock.clone(), reach: far.published.clone(), warp, at, lanes: 0 });
     }
 
     /// A warp has read what stands in the log of `word`; `acquire` when it counts at once.
@@ -125,20 +127,67 @@ impl Across {
         }
     }
 
-    /// Whether an access in step `step` of warp `warp` of another CTA is ordered before what a warp does now that knows
-    /// as much as `far`. `word` is the word it touched by a strong access.
-    pub(super) fn orders(&self, far: &Far, cta: u64, warp: u32, step: u32, word: Option<u64>) -> bool {
-        let any = |reach: &Reach, told: &dyn Fn(u64, &Entry) -> bool| {
-            reach.iter().any(|(word, length)| {
-                let Some(log) = self.logs.get(word) else { return false };
-                let own = log.by_cta.get(&cta).map_or(&[][..], Vec::as_slice);
-                own.iter().take_while(|at| *at < length).any(|at| told(*word, &log.entries[*at as usize]))
-            })
-        };
-        let handed = |_: u64, e: &Entry| step <= e.clock[warp as usize % WARPS];
-        let own = |log: u64, e: &Entry| Some(log) == word.map(key) && e.warp == warp && step <= e.at;
-        any(&far.known, &handed) || any(&far.known, &own) || any(&far.seen, &own)
+    /// A warp hands over what stands in a message to whoever learns of this word: what is known by then. Steps of the warp
+    /// itself beyond its entry in the clock, up to `at`, were those of `lanes` alone.
+    pub(super) fn tell(&mut self, word: u64, cta: u64, who: Teller, clock: &Vector, reach: Reach) -> Reach {
+        let log = self.logs.entry(key(word)).or_default();
+        log.by_cta.entry(cta).or_default().push(log.entries.len() as u32);
+        let Teller { warp, lanes, at } = who;
+        log.entries.push(Entry { clock: Box::new(*clock), reach: reach.clone(), warp, at, lanes });
+        let mut all = Far { known: reach, ..Far::default() };
+        raise(&mut all.known, key(word), log.entries.len() as u32);
+        all.known
     }
+
+    /// What a warp that knows as much as `far` was told by a CTA, the newest of each word first.
+    fn told<'a>(&'a self, reach: &'a Reach, cta: u64) -> impl Iterator<Item = (u64, &'a Entry)> {
+        reach.iter().flat_map(move |(word, length)| {
+            let log = self.logs.get(word);
+            let own = log.and_then(|log| log.by_cta.get(&cta)).map_or(&[][..], Vec::as_slice);
+            let own = &own[..own.partition_point(|at| at < length)];
+            own.iter().rev().filter_map(move |at| Some((*word, &log?.entries[*at as usize])))
+        })
+    }
+
+    /// Whether an access of another CTA is ordered before what a warp does now that knows as much as `far`.
+    pub(super) fn orders(&self, far: &Far, cta: u64, act: Act) -> bool {
+        let Act { warp, lane, step, word } = act;
+        let handed = |e: &Entry| {
+            step <= e.clock[warp as usize % WARPS]
+                || e.warp == warp && step <= e.at && lane.is_some_and(|lane| e.lanes >> lane & 1 != 0)
+        };
+        let own = |log: u64, e: &Entry| Some(log) == word.map(key) && e.warp == warp && step <= e.at;
+        self.told(&far.known, cta).any(|(log, e)| handed(e) || own(log, e))
+            || self.told(&far.seen, cta).any(|(log, e)| own(log, e))
+    }
+
+    /// Whether a warp that knows as much as `far` knows that an engine of another CTA has done so much.
+    pub(super) fn orders_engine(&self, far: &Far, cta: u64, engine: usize, count: u32) -> bool {
+        self.told(&far.known, cta).any(|(_, e)| e.clock[DONE + engine] >= count)
+    }
+
+    /// Whether it knows anything of a CTA.
+    pub(super) fn heard(&self, far: &Far, cta: u64) -> bool {
+        self.told(&far.known, cta).next().is_some()
+    }
+}
+
+/// Who hands something over.
+pub(super) struct Teller {
+    pub(super) warp: u32,
+    pub(super) lanes: u32,
+    pub(super) at: u32,
+}
+
+/// An access of another CTA.
+#[derive(Clone, Copy)]
+pub(super) struct Act {
+    pub(super) warp: u32,
+    /// `None`: several lanes did the same.
+    pub(super) lane: Option<u32>,
+    pub(super) step: u32,
+    /// The word, of a strong access.
+    pub(super) word: Option<u64>,
 }
 
 impl Far {

@@ -2,7 +2,7 @@
 
 use super::clocks::Clocks;
 use super::engines::engine_of;
-use super::far::Across;
+use super::far::{Across, Act};
 
 /// One access, in 64 bits: step, thread and instruction. Zero is no access. The step stands above everything else, so
 /// that comparing marks compares steps; a mark whose top bit is set is an index into a table.
@@ -105,6 +105,10 @@ pub(super) fn lane_of(mark: Mark) -> u32 {
     (mark >> LANE_AT) as u32 % 32
 }
 
+fn is_engine(mark: Mark) -> bool {
+    mark & TABLE == 0 && engine_of(step_of(mark)).is_some()
+}
+
 pub(super) fn step_of(mark: Mark) -> u32 {
     (mark >> STEP_AT) as u32
 }
@@ -112,8 +116,10 @@ pub(super) fn step_of(mark: Mark) -> u32 {
 /// What is known of order by the CTA that accesses memory.
 pub(super) struct View<'a> {
     pub(super) clocks: &'a Clocks,
-    /// Order between CTAs, for device memory.
+    /// Order between CTAs, for device memory, and for the shared memory of clusters.
     pub(super) across: Option<&'a Across>,
+    /// For shared memory of a cluster: whose it is.
+    pub(super) home: Option<u64>,
     /// The word that is touched.
     pub(super) word: u64,
 }
@@ -149,7 +155,7 @@ impl View<'_> {
     pub(super) fn is_known(&self, mark: Mark, warp: u32) -> bool {
         mark & TABLE == 0
             && match engine_of(step_of(mark)) {
-                Some((engine, count)) => count <= self.clocks.knows_of(warp, engine),
+                Some((engine, count)) => self.knows_of(warp, engine, count),
                 None => step_of(mark) <= self.clocks.whole(warp, warp_of(mark)),
             }
     }
@@ -178,10 +184,11 @@ impl View<'_> {
         let warp = warp_of(mark);
         if let (Some(cta), Some(across)) = (self.foreign(mark), self.across) {
             let word = (mark & STRONG != 0).then_some(self.word);
-            return self.clocks.far(who.warp).is_some_and(|far| across.orders(far, cta, warp, step, word));
+            let act = Act { warp, lane: (mark & SEVERAL == 0).then_some(lane_of(mark)), step, word };
+            return self.clocks.far(who.warp).is_some_and(|far| across.orders(far, cta, act));
         }
         if let Some((engine, count)) = engine_of(step) {
-            return mark & TABLE == 0 && count <= self.clocks.knows_of(who.warp, engine);
+            return mark & TABLE == 0 && self.knows_of(who.warp, engine, count);
         }
         let lane = lane_of(mark);
         self.clocks.orders(who.warp, warp, lane, mark & SEVERAL != 0, step)
@@ -189,16 +196,26 @@ impl View<'_> {
                 && (mark & SEVERAL == 0 && lane == who.lane || self.clocks.lane_knows(warp, who.lane, lane, step))
     }
 
+    /// Whether a warp knows that an engine of the memory's CTA has done so much.
+    fn knows_of(&self, warp: u32, engine: usize, count: u32) -> bool {
+        match (self.home, self.across) {
+            (Some(home), Some(across)) if home != self.clocks.cta() => {
+                self.clocks.far(warp).is_some_and(|far| across.orders_engine(far, home, engine, count))
+            }
+            _ => count <= self.clocks.knows_of(warp, engine),
+        }
+    }
+
     pub(super) fn clash(&self, mark: Mark, wrote: bool, promised: bool) -> Clash {
         Clash {
-            cta: self.foreign(mark),
+            cta: self.foreign(mark).or(self.home.filter(|home| *home != self.clocks.cta() && is_engine(mark))),
             warp: warp_of(mark),
             lane: lane_of(mark),
             several: mark & SEVERAL != 0,
             pc: (mark & PC) as u32,
             wrote,
             promised,
-            engine: mark & TABLE == 0 && engine_of(step_of(mark)).is_some(),
+            engine: is_engine(mark),
         }
     }
 }

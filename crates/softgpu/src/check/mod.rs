@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 mod cells;
 mod clocks;
+pub(crate) mod cluster;
 mod engines;
 mod far;
 mod marks;

@@ -6,7 +6,7 @@
 
 use super::{Detector, Finding};
 use crate::exec::access::Access;
-use crate::exec::hopper::wgmma;
+use crate::exec::hopper::{cluster, wgmma};
 use crate::exec::{Env, Warp};
 use crate::mem::windows::{Window, classify};
 
@@ -113,6 +113,10 @@ pub(crate) fn hang<'w>(env: &mut Env<'_>, warps: impl Iterator<Item = &'w Warp>,
     // Warps that wait for others of their warpgroup: that says more than what they poll.
     wgmma::end(env);
     let (address, _) = poll.span;
+    if address == cluster::BARRIER {
+        let text = format!("hang: warp {} waits at {}", warp.index, env.cluster.describe());
+        return env.stop(Detector::Deadlock, warp, warp.live.trailing_zeros(), text);
+    }
     let (place, value) = match classify(address) {
         Window::Shared(at) => (env.shared.name(at), env.shared.load(at)),
         _ => {

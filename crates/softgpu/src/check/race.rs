@@ -2,6 +2,7 @@
 
 use super::cells::{Cells, Grain, Tables};
 use super::clocks::Clocks;
+use super::cluster::private;
 use super::far::Across;
 pub(crate) use super::marks::Clash;
 use super::marks::{View, Who};
@@ -88,6 +89,8 @@ pub struct Order {
     waiting: Option<(u32, u64)>,
     /// Device memory; only the CTA that runs has it.
     pub(super) global: Global,
+    /// In a cluster: the CTA whose shared memory is looked at.
+    pub(super) home: Option<u64>,
 }
 
 impl Order {
@@ -104,7 +107,11 @@ impl Order {
         match self.waiting.take() {
             Some((warps, cta)) => {
                 self.clocks.restart(warps, cta, from);
-                self.shared.recycle(&mut self.tables);
+                match self.home {
+                    // Steps of other CTAs of the launch may stand there.
+                    Some(_) => self.shared.start_over(&mut self.tables),
+                    None => self.shared.recycle(&mut self.tables),
+                }
             }
             None => self.clocks.resume(from),
         }
@@ -144,11 +151,13 @@ impl Order {
 
     /// A strong store (volatile, relaxed, release or atomic) to the word at a generic address.
     pub(crate) fn strong_store(&mut self, warp: u32, word: u64, release: bool) {
+        let word = self.word_of(word);
         self.clocks.strong_store(warp, word, release, &mut self.global.across);
     }
 
     /// A strong load of the word at a generic address.
     pub(crate) fn strong_load(&mut self, warp: u32, word: u64, acquire: bool) {
+        let word = self.word_of(word);
         self.clocks.strong_load(warp, word, acquire, &self.global.across);
     }
 
@@ -156,7 +165,7 @@ impl Order {
     #[inline(always)]
     pub(crate) fn touch_shared(&mut self, by: By, at: u32, bytes: u32, write: Option<bool>) -> Option<Clash> {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         self.shared.touch(&view, &mut self.tables, at as usize / 4, bytes, &who, write)
     }
 
@@ -168,7 +177,7 @@ impl Order {
             return false;
         }
         let who = Who::new(&self.clocks, by.warp, 0, by.pc, by.strong);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         self.shared.run(&view, at as usize / 4, 8 * T, grain::<T>(), &who, write)
     }
 
@@ -176,8 +185,11 @@ impl Order {
     /// looked at one by one.
     #[inline(always)]
     pub(crate) fn row_shared(&mut self, by: By, at: u32, lanes: Lanes) -> bool {
+        if self.home.is_some() {
+            return false;
+        }
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, None, at);
         self.shared.row(&view, at as usize / 4, &who, lanes)
     }
 
@@ -186,15 +198,8 @@ impl Order {
     #[inline(always)]
     pub(crate) fn lane_shared(&mut self, by: By, at: u32, words: usize, write: bool) -> bool {
         let who = Who::new(&self.clocks, by.warp, by.lane, by.pc, by.strong);
-        let view = View { clocks: &self.clocks, across: None, word: u64::from(at) };
+        let view = private(&self.clocks, &self.global, self.home, at);
         self.shared.run(&view, at as usize / 4, words, Grain::Words(words), &who, write)
-    }
-
-    /// Makes marks for so many words of shared memory.
-    pub(crate) fn cover_shared(&mut self, words: usize) {
-        if self.shared.words() < words {
-            self.shared = Cells::new(words);
-        }
     }
 
     /// An access of device memory.
@@ -207,14 +212,14 @@ impl Order {
     /// Who wrote the word at a generic address last in this launch, if somebody did and races are looked for.
     pub(crate) fn last_writer(&self, address: u64) -> Option<(u64, Clash)> {
         let (cells, tables, across, at) = match classify(address) {
-            Window::Shared(at) => (&self.shared, &self.tables, None, at / 4),
+            Window::Shared(at) => (&self.shared, &self.tables, self.home.map(|_| &self.global.across), at / 4),
             _ => {
                 let page = *self.global.page_of.get(&(address / PAGE))? as usize;
                 let at = (address % PAGE / 4) as u32;
                 (self.global.pages.get(page)?, &self.global.tables, Some(&self.global.across), at)
             }
         };
-        let view = View { clocks: &self.clocks, across, word: address & !3 };
+        let view = View { clocks: &self.clocks, across, home: None, word: address & !3 };
         let clash = cells.last_write(&view, tables, at as usize)?;
         Some((clash.cta.unwrap_or(self.clocks.cta()), clash))
     }
@@ -231,7 +236,7 @@ impl Order {
         let page = self.global.page(address / PAGE);
         let i = (address % PAGE / 4) as usize;
         let Global { across, tables, pages, .. } = &mut self.global;
-        let view = View { clocks: &self.clocks, across: Some(across), word: address & !3 };
+        let view = View { clocks: &self.clocks, across: Some(across), home: None, word: address & !3 };
         pages[page].touch(&view, tables, i, bytes, &who, write)
     }
 
@@ -251,7 +256,7 @@ impl Order {
             let page = self.global.page(at / PAGE);
             let (first, words) = ((at % PAGE / 4) as usize, (bytes / 4) as usize);
             let who = who.later_lane((at - address) / T as u64);
-            let view = View { clocks: &self.clocks, across: Some(&self.global.across), word: at };
+            let view = View { clocks: &self.clocks, across: Some(&self.global.across), home: None, word: at };
             if !self.global.pages[page].run(&view, first, words, grain::<T>(), &who, write) {
                 // Marks set so far are the lanes' own, which looking at them one by one sets again.
                 return false;

@@ -74,6 +74,7 @@ codes! {
     STREAM_CAPTURE_IMPLICIT = 906 c"CUDA_ERROR_STREAM_CAPTURE_IMPLICIT" c"operation would make the legacy stream depend on a capturing blocking stream";
     CAPTURED_EVENT = 907 c"CUDA_ERROR_CAPTURED_EVENT" c"operation not permitted on an event last recorded in a capturing stream";
     STREAM_CAPTURE_WRONG_THREAD = 908 c"CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD" c"attempt to terminate a thread-local capture sequence from another thread";
+    INVALID_CLUSTER_SIZE = 912 c"CUDA_ERROR_INVALID_CLUSTER_SIZE" c"cluster misconfiguration";
     UNKNOWN = 999 c"CUDA_ERROR_UNKNOWN" c"unknown error";
     }
     only_named {
@@ -104,7 +105,6 @@ codes! {
     909 c"CUDA_ERROR_TIMEOUT" c"wait operation timed out";
     910 c"CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE" c"the graph update was not performed because it included changes which violated constraints";
     911 c"CUDA_ERROR_EXTERNAL_DEVICE" c"an async error has occurred in external entity outside of CUDA";
-    912 c"CUDA_ERROR_INVALID_CLUSTER_SIZE" c"cluster misconfiguration";
     }
 }
 

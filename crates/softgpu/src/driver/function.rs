@@ -45,6 +45,7 @@ pub struct Function {
     /// Dynamic shared memory it may be launched with, if that was set.
     pub dynamic_shared: Option<u32>,
     carveout: i32,
+    large_clusters: bool,
 }
 
 impl Function {
@@ -62,6 +63,11 @@ impl Function {
     /// The most dynamic shared memory it may be launched with now.
     pub fn dynamic_limit(&self, kernel: &Kernel) -> u32 {
         self.dynamic_shared.unwrap_or(SHARED_PER_BLOCK.saturating_sub(kernel.shared.static_bytes))
+    }
+
+    /// Whether it may be launched in clusters that not every device can hold.
+    pub fn large_clusters(&self) -> bool {
+        self.large_clusters
     }
 
     /// The most threads per CTA its launch bounds allow.
@@ -178,8 +184,11 @@ const BINARY_VERSION: u32 = 6;
 const CACHE_MODE: u32 = 7;
 const MAX_DYNAMIC_SHARED: u32 = 8;
 const CARVEOUT: u32 = 9;
-const CLUSTER_FIRST: u32 = 10;
-const CLUSTER_LAST: u32 = 15;
+const CLUSTER_MUST_BE_SET: u32 = 10;
+const CLUSTER_WIDTH: u32 = 11;
+const CLUSTER_DEPTH: u32 = 13;
+const LARGE_CLUSTERS: u32 = 14;
+const CLUSTER_POLICY: u32 = 15;
 
 fn attribute(call: &Call, function: &Function, number: u32) -> Result<i64> {
     let program = &function.module.program;
@@ -200,7 +209,12 @@ fn attribute(call: &Call, function: &Function, number: u32) -> Result<i64> {
         CACHE_MODE => 0,
         MAX_DYNAMIC_SHARED => function.dynamic_limit(&kernel).into(),
         CARVEOUT => function.carveout.into(),
-        CLUSTER_FIRST..=CLUSTER_LAST => 0,
+        CLUSTER_MUST_BE_SET => i64::from(program.bounds(&function.name).cluster == Some([0; 3])),
+        CLUSTER_WIDTH..=CLUSTER_DEPTH => {
+            program.bounds(&function.name).cluster.map_or(0, |sizes| sizes[(number - CLUSTER_WIDTH) as usize]).into()
+        }
+        LARGE_CLUSTERS => function.large_clusters.into(),
+        CLUSTER_POLICY => 0,
         other => return Err(call.invalid(&format!("function attribute {other} is not known"))),
     })
 }
@@ -283,6 +297,7 @@ entry! {
             name: name.into(),
             dynamic_shared: None,
             carveout: -1,
+            large_clusters: false,
         };
         let handle = state.new_handle(HandleKind::Function);
         state.functions.insert(handle, function);
@@ -345,6 +360,12 @@ entry! {
             CARVEOUT if (-1..=100).contains(&value) => {
                 if let Some(function) = state::lock().functions.get_mut(&handle) {
                     function.carveout = value;
+                }
+                Ok(())
+            }
+            LARGE_CLUSTERS if (0..=1).contains(&value) => {
+                if let Some(function) = state::lock().functions.get_mut(&handle) {
+                    function.large_clusters = value == 1;
                 }
                 Ok(())
             }

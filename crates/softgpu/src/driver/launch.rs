@@ -22,6 +22,7 @@ pub struct KernelWork {
     kernel: Arc<Kernel>,
     grid: [u32; 3],
     block: [u32; 3],
+    cluster: [u32; 3],
     dynamic_shared: u32,
     params: Vec<u8>,
     /// As they were when it was submitted.
@@ -59,6 +60,7 @@ impl KernelWork {
             kernel: self.kernel.clone(),
             grid: self.grid,
             block: self.block,
+            cluster: self.cluster,
             dynamic_shared: self.dynamic_shared,
             params: self.params.clone(),
             globals: self.function.module.globals.clone(),
@@ -121,11 +123,13 @@ struct Shape {
     block: [u32; 3],
     shared: u32,
     cooperative: bool,
+    /// CTAs of a cluster, where the launch says so.
+    cluster: Option<[u32; 3]>,
 }
 
 /// Everything hardware refuses before a kernel starts.
 fn check_shape(call: &Call, function: &Function, kernel: &Kernel, shape: &Shape) -> Result {
-    let Shape { grid, block, shared, cooperative } = shape;
+    let Shape { grid, block, shared, cooperative, .. } = shape;
     let name = &function.name;
     for (what, shape, limits) in [("grid", grid, GRID_LIMITS), ("block", block, BLOCK_LIMITS)] {
         if (0..3).any(|axis| shape[axis] == 0 || shape[axis] > limits[axis]) {
@@ -144,11 +148,7 @@ fn check_shape(call: &Call, function: &Function, kernel: &Kernel, shape: &Shape)
         let most = function.thread_limit();
         return Err(call.invalid(&format!("{name}: {threads} threads per block, its launch bounds allow {most}")));
     }
-    if bounds.cluster.is_some_and(|cluster| cluster.iter().any(|size| *size > 1)) {
-        return Err(
-            call.unsupported(Code::NOT_SUPPORTED, &format!("{name}: thread-block clusters are not implemented"))
-        );
-    }
+    check_cluster(call, function, bounds.cluster, shape)?;
     let allowed = function.dynamic_limit(kernel);
     if *shared > allowed {
         let text = format!(
@@ -166,6 +166,42 @@ fn check_shape(call: &Call, function: &Function, kernel: &Kernel, shape: &Shape)
             let text = format!("{name}: a cooperative grid of {blocks} blocks, {room} are resident at once");
             return Err(call.refuse(Code::COOPERATIVE_LAUNCH_TOO_LARGE, &text));
         }
+    }
+    Ok(())
+}
+
+/// The cluster of a launch: what the kernel's PTX asks for, or the launch.
+fn cluster_of(declared: Option<[u32; 3]>, shape: &Shape) -> [u32; 3] {
+    declared.filter(|sizes| *sizes != [0; 3]).or(shape.cluster).unwrap_or([1; 3])
+}
+
+/// The most CTAs of a cluster on every device that has clusters, and where the kernel allows more.
+const CLUSTER: u32 = 8;
+const LARGE_CLUSTER: u32 = 16;
+
+fn check_cluster(call: &Call, function: &Function, declared: Option<[u32; 3]>, shape: &Shape) -> Result {
+    let (name, cluster) = (&function.name, cluster_of(declared, shape));
+    let size = cluster.iter().try_fold(1u32, |size, n| size.checked_mul(*n)).unwrap_or(u32::MAX);
+    if declared == Some([0; 3]) && shape.cluster.is_none() {
+        return Err(call.invalid(&format!("{name}: .explicitcluster, and the launch names no cluster")));
+    }
+    if shape.cluster.is_some_and(|asked| asked != cluster) {
+        let text = format!("{name}: clusters of {:?}, and its PTX declares {cluster:?}", shape.cluster);
+        return Err(call.refuse(Code::INVALID_CLUSTER_SIZE, &text));
+    }
+    if cluster == [1; 3] {
+        return Ok(());
+    }
+    if function.module.profile.capability.major < 9 {
+        return Err(call.invalid(&format!("{name}: clusters of {cluster:?} on a device that has none")));
+    }
+    let most = if function.large_clusters() { LARGE_CLUSTER } else { CLUSTER };
+    if size == 0 || size > most {
+        let text = format!("{name}: clusters of {cluster:?}, {most} CTAs are the most");
+        return Err(call.refuse(Code::INVALID_CLUSTER_SIZE, &text));
+    }
+    if (0..3).any(|axis| !shape.grid[axis].is_multiple_of(cluster[axis])) {
+        return Err(call.invalid(&format!("{name}: a grid of {:?} in clusters of {cluster:?}", shape.grid)));
     }
     Ok(())
 }
@@ -242,12 +278,14 @@ fn launch(call: &Call, handle: u64, shape: Shape, stream: u64, arguments: In<In<
     }
     check_shape(call, &function, &kernel, &shape)?;
     let params = parameters(call, &function, &arguments, &extra)?;
+    let cluster = cluster_of(function.module.program.bounds(&function.name).cluster, &shape);
     let settings = call.thread.inner().settings.clone();
     let work = KernelWork {
         function,
         kernel,
         grid: shape.grid,
         block: shape.block,
+        cluster,
         dynamic_shared: shape.shared,
         params,
         settings,
@@ -293,7 +331,7 @@ entry! {
         shared: u32, stream: u64, arguments: In<In<u8>>, extra: In<usize>
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        launch(call, function, Shape { grid, block, shared, cooperative: false }, stream, arguments, extra)
+        launch(call, function, Shape { grid, block, shared, cooperative: false, cluster: None }, stream, arguments, extra)
     }
 
     fn cuLaunchCooperativeKernel(
@@ -301,7 +339,7 @@ entry! {
         shared: u32, stream: u64, arguments: In<In<u8>>
     ) {
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-        let shape = Shape { grid, block, shared, cooperative: true };
+        let shape = Shape { grid, block, shared, cooperative: true, cluster: None };
         // SAFETY: null is always allowed.
         launch(call, function, shape, stream, arguments, unsafe { In::at(0) })
     }
@@ -310,17 +348,17 @@ entry! {
         call, config: In<LaunchConfig>, function: u64, arguments: In<In<u8>>, extra: In<usize>
     ) {
         let config = config.get(call)?;
-        let mut shape =
-            Shape { grid: config.grid, block: config.block, shared: config.shared, cooperative: false };
+        let LaunchConfig { grid, block, shared, .. } = config;
+        let mut shape = Shape { grid, block, shared, cooperative: false, cluster: None };
         // SAFETY: the configuration says that `count` attributes are there.
         let attributes = unsafe { In::<LaunchAttribute>::at(config.attributes as usize) };
         for index in 0..config.count as usize {
             let attribute = attributes.get_at(call, index)?;
             match attribute.id {
                 COOPERATIVE => shape.cooperative = attribute.value[0] != 0,
-                CLUSTER_DIMENSION if attribute.value[..3] == [1, 1, 1] => {}
                 CLUSTER_DIMENSION => {
-                    return Err(call.unsupported(Code::NOT_SUPPORTED, "thread-block clusters are not implemented"));
+                    let [x, y, z, ..] = attribute.value;
+                    shape.cluster = Some([x, y, z]);
                 }
                 hint if HINTS.contains(&hint) => {}
                 other => {

@@ -163,7 +163,7 @@ impl Profile {
             115 => 1,                                     // memory pools
             116..=118 => 0,                               // RDMA
             119 => 0,                                     // handle types of pools
-            120 => 0,                                     // cluster launch
+            120 => u32::from(self.capability.major >= 9), // cluster launch
             127 => u32::from(self.capability.major >= 9), // tensor maps
             121..=161 => 0,
             _ => return None,

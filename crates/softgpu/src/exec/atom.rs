@@ -1,7 +1,8 @@
 //! Atomic operations on device and shared memory.
 
 use super::access::{Access, flags, lanes_of};
-use super::ldst::{Target, split};
+use super::hopper::cluster;
+use super::ldst::{Target, split, window};
 use super::warp::LANES;
 use super::{Env, Warp, global, ops, shared};
 use crate::check::poll;
@@ -54,7 +55,7 @@ const ACTIONS: [(&str, Action); 10] = [
     ("dec", Action::Dec),
 ];
 
-const TARGETS: [Target; 3] = [Target::Global, Target::Shared, Target::Generic];
+const TARGETS: [Target; 4] = [Target::Global, Target::Shared, Target::Generic, Target::Cluster];
 
 /// The types that some action takes.
 const TYPES: [Type; 13] = [
@@ -152,7 +153,8 @@ fn run<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u3
     let mut done = 0;
     for (target, access) in split::<T>(target, &Access::new::<T>(warp, inst, mask)) {
         // The manual: sums of f32 in device memory flush subnormal numbers, those in shared memory keep them.
-        let flushes = target != Target::Shared && ty == Type::F32 && action == Action::Add;
+        let shared = matches!(target, Target::Shared | Target::Peer(_));
+        let flushes = !shared && ty == Type::F32 && action == Action::Add;
         let step = |lane: usize, old: u64| {
             if flushes {
                 return flush(apply(action, ty, flush(old), flush(operand[lane]), 0));
@@ -162,11 +164,15 @@ fn run<const T: usize>(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u3
         let before = env.spins.changes;
         done |= match target {
             Target::Shared => in_shared::<T>(warp, env, inst, &access, &mut old, step),
+            Target::Peer(rank) => {
+                let lane = access.mask.trailing_zeros();
+                let there = |env: &mut Env<'_>| in_shared::<T>(warp, env, inst, &access, &mut old, step);
+                cluster::at(warp, env, lane, rank, there).unwrap_or(0)
+            }
             _ => in_global::<T>(warp, env, inst, &access, &mut old, step),
         };
         if env.spins.changes == before {
-            let window = if target == Target::Shared { windows::SHARED } else { 0 };
-            poll::polled(warp, env, &access, window, T);
+            poll::polled(warp, env, &access, window(target), T);
         }
     }
     if wide {

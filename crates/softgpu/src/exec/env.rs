@@ -8,6 +8,7 @@ use crate::mem::Shared;
 
 use super::copies::Copies;
 use super::hopper::Beside;
+use super::hopper::cluster::Cluster;
 use super::{LANES, Warp};
 
 /// Calls that a report names: the innermost ones say what is going on.
@@ -31,6 +32,8 @@ pub struct Env<'l> {
     pub copies: Copies,
     /// What else works beside the threads.
     pub beside: Beside,
+    /// The CTAs that run together with this one.
+    pub cluster: Cluster,
     /// Order between the CTA's threads, for race detection.
     pub order: check::Order,
     /// Who touched device memory; while a CTA runs its order has it.
@@ -67,6 +70,7 @@ impl<'l> Env<'l> {
             shared: Shared::default(),
             copies: Copies::default(),
             beside: Beside::default(),
+            cluster: Cluster::default(),
             order: check::Order::default(),
             global: check::Global::begin(),
             tally: Tally::new(launch.kernel.insts.len()),

@@ -1,6 +1,7 @@
 //! Loads, stores and address conversion.
 
 use super::access::{Access, Raw, collect, flags, lanes_of, scatter};
+use super::hopper::cluster;
 use super::warp::LANES;
 use super::{Env, Warp, global, local, ops, shared};
 use crate::check::poll;
@@ -13,8 +14,12 @@ use crate::mem::windows::{self, Window};
 pub enum Target {
     /// Device memory, `.const` included.
     Global,
-    /// Shared memory.
+    /// The CTA's own shared memory.
     Shared,
+    /// Shared memory of any CTA of the cluster.
+    Cluster,
+    /// That of the CTA of a rank.
+    Peer(u32),
     /// The thread's own memory.
     Local,
     /// The parameter block.
@@ -39,6 +44,7 @@ pub fn load_op(target: Target, bytes: usize) -> Option<&'static super::Op> {
         (Target::Shared, 16) => &LD_SHARED_16,
         (Target::Local, 1 | 2 | 4 | 8 | 16) => &LD_LOCAL,
         (Target::Param, 1 | 2 | 4 | 8 | 16) => &LD_PARAM,
+        (Target::Cluster, 1 | 2 | 4 | 8 | 16) => &LD_CLUSTER,
         (Target::Generic, 1 | 2 | 4 | 8 | 16 | 32) => &LD_GENERIC,
         _ => return None,
     })
@@ -59,6 +65,7 @@ pub fn store_op(target: Target, bytes: usize) -> Option<&'static super::Op> {
         (Target::Shared, 8) => &ST_SHARED_8,
         (Target::Shared, 16) => &ST_SHARED_16,
         (Target::Local, 1 | 2 | 4 | 8 | 16) => &ST_LOCAL,
+        (Target::Cluster, 1 | 2 | 4 | 8 | 16) => &ST_CLUSTER,
         (Target::Generic, 1 | 2 | 4 | 8 | 16 | 32) => &ST_GENERIC,
         _ => return None,
     })
@@ -115,6 +122,10 @@ ops! {
     ST_LOCAL = |warp, env, inst, mask| by_width(warp, env, inst, mask, Way::Store(Target::Local));
     /// `ld.param` at an address that is not constant.
     LD_PARAM = |warp, env, inst, mask| by_width(warp, env, inst, mask, Way::Load(Target::Param));
+    /// `ld.shared::cluster`
+    LD_CLUSTER = |warp, env, inst, mask| by_width(warp, env, inst, mask, Way::Load(Target::Cluster));
+    /// `st.shared::cluster`
+    ST_CLUSTER = |warp, env, inst, mask| by_width(warp, env, inst, mask, Way::Store(Target::Cluster));
     /// `ld`
     LD_GENERIC = |warp, env, inst, mask| by_width(warp, env, inst, mask, Way::Load(Target::Generic));
     /// `st`
@@ -244,23 +255,37 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
         match way {
             Way::Load(_) => {
                 let raw: Option<Raw<W>> = match target {
-                    Target::Global | Target::Generic => global::load::<T, W>(warp, env, inst, &access),
+                    Target::Global | Target::Generic | Target::Cluster => {
+                        global::load::<T, W>(warp, env, inst, &access)
+                    }
                     Target::Shared => shared::load::<T, W>(warp, env, inst, &access),
+                    Target::Peer(rank) => {
+                        let lane = access.mask.trailing_zeros();
+                        cluster::at(warp, env, lane, rank, |env| shared::load::<T, W>(warp, env, inst, &access))
+                            .flatten()
+                    }
                     Target::Local => local::load::<T, W>(warp, env, &access),
                     Target::Param => load_param::<T, W>(warp, env, &access),
                 };
                 let Some(raw) = raw else { return };
                 scatter(warp, env.kernel, inst, access.mask, &raw);
                 if inst.c & flags::STRONG != 0 {
-                    let window = if target == Target::Shared { windows::SHARED } else { 0 };
-                    poll::polled(warp, env, &access, window, T);
+                    poll::polled(warp, env, &access, window(target), T);
                 }
             }
             Way::Store(_) => {
                 let raw = collect::<W>(warp, env.kernel, inst);
                 match target {
-                    Target::Global | Target::Generic => global::store::<T, W>(warp, env, inst, &access, &raw),
+                    Target::Global | Target::Generic | Target::Cluster => {
+                        global::store::<T, W>(warp, env, inst, &access, &raw);
+                    }
                     Target::Shared => shared::store::<T, W>(warp, env, inst, &access, &raw),
+                    Target::Peer(rank) => {
+                        let lane = access.mask.trailing_zeros();
+                        cluster::at(warp, env, lane, rank, |env| {
+                            shared::store::<T, W>(warp, env, inst, &access, &raw);
+                        });
+                    }
                     Target::Local => local::store::<T, W>(warp, env, inst, &access, &raw),
                     Target::Param => {
                         let lane = access.mask.trailing_zeros();
@@ -276,16 +301,25 @@ fn anywhere<const T: usize, const W: usize>(warp: &mut Warp, env: &mut Env<'_>, 
     }
 }
 
-/// Splits a generic access by window; any other stays whole.
+/// Where a target lies in the generic address space.
+pub(super) fn window(target: Target) -> u64 {
+    if matches!(target, Target::Shared | Target::Peer(_)) { windows::SHARED } else { 0 }
+}
+
+/// Splits a generic access by window, and one of a cluster by CTA; any other stays whole.
 pub(super) fn split<const T: usize>(target: Target, access: &Access) -> Vec<(Target, Access)> {
-    if target != Target::Generic {
+    if !matches!(target, Target::Generic | Target::Cluster) {
         return vec![(target, Access::of::<T>(access.address, access.mask))];
     }
     let mut parts: Vec<(Target, [u64; LANES], u32)> = Vec::new();
     for lane in access.lanes() {
-        let (target, address) = match windows::classify(access.address[lane]) {
-            Window::Global => (Target::Global, access.address[lane]),
-            Window::Shared(at) => (Target::Shared, u64::from(at)),
+        let address = access.address[lane] + if target == Target::Cluster { windows::SHARED } else { 0 };
+        let (target, address) = match windows::classify(address) {
+            Window::Global => (Target::Global, address),
+            Window::Shared(at) => match at >> cluster::RANK_AT {
+                0 => (Target::Shared, u64::from(at)),
+                rank => (Target::Peer(rank - 1), u64::from(at & ((1 << cluster::RANK_AT) - 1))),
+            },
             Window::Local(at) => (Target::Local, u64::from(at)),
             Window::Param(at) => (Target::Param, u64::from(at)),
         };

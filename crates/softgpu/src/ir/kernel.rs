@@ -52,6 +52,12 @@ pub enum Special {
     Ntid(u8),
     Ctaid(u8),
     Nctaid(u8),
+    ClusterId(u8),
+    NclusterId(u8),
+    ClusterCtaid(u8),
+    ClusterNctaid(u8),
+    ClusterCtaRank,
+    ClusterNctaRank,
     LaneId,
     WarpId,
     NwarpId,
@@ -165,6 +171,8 @@ pub struct Kernel {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`, if given.
     pub required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`, if given.
+    pub cluster: Option<[u32; 3]>,
     /// What reports say about each instruction.
     pub(crate) text: Text,
 }

@@ -35,9 +35,6 @@ impl Kernel {
         if !function.defined {
             return Err(whole("it has no body".into()));
         }
-        if function.cluster.is_some() {
-            return Err(whole("thread-block clusters are not implemented".into()));
-        }
         let reach = Reach::of(module, function);
         let layout = layout(module, &reach).map_err(whole)?;
         let refuse = |(function, statement, reject): (&Function, &Statement, Reject)| Unsupported {
@@ -157,6 +154,7 @@ impl Kernel {
             routines,
             max_threads: function.max_threads,
             required_threads: function.required_threads,
+            cluster: function.cluster.filter(|sizes| *sizes != [0; 3]),
             text,
         })
     }

@@ -112,6 +112,7 @@ fn exit(warp: &mut Warp, splits: &mut [Split], n: usize, env: &mut Env<'_>, barr
     }
     splits[n].mask = 0;
     barriers.exit(warp.index as usize, gone.mask);
+    env.cluster.exit(warp.index, gone.mask);
     for split in splits.iter_mut().filter(|s| matches!(s.wait, Wait::Members | Wait::Gather)) {
         split.wait = Wait::None;
     }

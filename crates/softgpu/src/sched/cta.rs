@@ -6,8 +6,8 @@ use super::random::Random;
 use super::split::{Running, Wait};
 use super::step::Turn;
 use crate::check::{Detector, Order, poll};
-use crate::exec::copies::Copies;
-use crate::exec::hopper::{self, Beside, flight, product};
+use crate::exec::hopper::cluster::Seat;
+use crate::exec::hopper::{self, flight, product};
 use crate::exec::{Env, LANES, Warp};
 use crate::ir::{BarrierAction, Control};
 use crate::launch::Launch;
@@ -24,10 +24,8 @@ pub struct Cta {
     pub coordinates: [u32; 3],
     pub index: u64,
     pub warps: Vec<Running>,
-    shared: Shared,
-    copies: Copies,
-    beside: Beside,
-    order: Order,
+    /// What it has besides its warps; while it runs the environment has it.
+    pub(super) own: Seat,
     barriers: Barriers,
 }
 
@@ -90,6 +88,9 @@ impl Cta {
         let kernel = &*launch.kernel;
         let Body { mut warps, mut shared, mut order } = body;
         shared.reset();
+        if launch.cluster != [1; 3] {
+            order.join_cluster(index);
+        }
         order.restart(warps.len() as u32, index);
         let poison = launch.settings.poison();
         for running in &mut warps {
@@ -98,7 +99,7 @@ impl Cta {
                 let lanes = running.warp.lanes;
                 running.warp.taint.restart(kernel, lanes);
             }
-            fill_cta(&mut running.warp, kernel, coordinates);
+            fill_cta(&mut running.warp, kernel, launch, coordinates);
             running.warp.products.restart();
             product::watch(&mut running.warp, &kernel.products);
             running.start();
@@ -106,18 +107,20 @@ impl Cta {
         Cta {
             coordinates,
             index,
-            shared,
-            copies: Copies::default(),
-            beside: Beside::default(),
-            order,
+            own: Seat { shared, order, ..Seat::default() },
             barriers: Barriers::new(warps.iter().map(|r| r.warp.lanes).collect()),
             warps,
         }
     }
 
+    /// Whether all of its threads have exited.
+    pub fn is_done(&self) -> bool {
+        self.warps.iter().all(|running| running.splits.is_empty())
+    }
+
     /// What the next CTA can use.
     pub fn into_body(self) -> Body {
-        Body { warps: self.warps, shared: self.shared, order: self.order }
+        Body { warps: self.warps, shared: self.own.shared, order: self.own.order }
     }
 
     /// Runs until `env.clock` reaches `until`.
@@ -143,10 +146,10 @@ impl Cta {
 
     /// Puts the CTA's own memory and order into the environment, or back.
     fn swap(&mut self, env: &mut Env<'_>) {
-        std::mem::swap(&mut self.shared, &mut env.shared);
-        std::mem::swap(&mut self.copies, &mut env.copies);
-        std::mem::swap(&mut self.beside, &mut env.beside);
-        std::mem::swap(&mut self.order, &mut env.order);
+        std::mem::swap(&mut self.own.shared, &mut env.shared);
+        std::mem::swap(&mut self.own.copies, &mut env.copies);
+        std::mem::swap(&mut self.own.beside, &mut env.beside);
+        std::mem::swap(&mut self.own.order, &mut env.order);
     }
 
     fn rounds(&mut self, env: &mut Env<'_>, mut random: Option<&mut Random>, until: u64) -> Slice {

@@ -19,8 +19,7 @@ pub fn fill(warp: &mut Warp, kernel: &Kernel, launch: &Launch) {
             }
             // Each call fills its own.
             Source::Frame { .. } => {}
-            // Those of the CTA are filled for each CTA.
-            Source::Special(Special::Ctaid(_)) => {}
+            Source::Special(special) if of_cta(special, launch, [0; 3]).is_some() => {}
             Source::Special(special) => {
                 let index = warp.index;
                 write(warp, *slot, fill.pair, |lane| u64::from(fixed(special, launch, kernel, index, lane)));
@@ -30,12 +29,26 @@ pub fn fill(warp: &mut Warp, kernel: &Kernel, launch: &Launch) {
 }
 
 /// Fills those that name the CTA.
-pub fn fill_cta(warp: &mut Warp, kernel: &Kernel, cta: [u32; 3]) {
+pub fn fill_cta(warp: &mut Warp, kernel: &Kernel, launch: &Launch, cta: [u32; 3]) {
     for (slot, fill) in &kernel.fills {
-        if let Source::Special(Special::Ctaid(axis)) = fill.source {
-            write(warp, *slot, fill.pair, |_| u64::from(cta[usize::from(axis)]));
+        if let Source::Special(special) = fill.source
+            && let Some(value) = of_cta(special, launch, cta)
+        {
+            write(warp, *slot, fill.pair, |_| u64::from(value));
         }
     }
+}
+
+/// The value of a special register that names the CTA or its place in the cluster; `None` of any other.
+fn of_cta(special: Special, launch: &Launch, cta: [u32; 3]) -> Option<u32> {
+    let within = |axis: usize| cta[axis] % launch.cluster[axis];
+    Some(match special {
+        Special::Ctaid(axis) => cta[usize::from(axis)],
+        Special::ClusterCtaid(axis) => within(usize::from(axis)),
+        Special::ClusterId(axis) => cta[usize::from(axis)] / launch.cluster[usize::from(axis)],
+        Special::ClusterCtaRank => within(0) + launch.cluster[0] * (within(1) + launch.cluster[1] * within(2)),
+        _ => return None,
+    })
 }
 
 fn write(warp: &mut Warp, slot: u16, pair: bool, value: impl Fn(u32) -> u64) {
@@ -68,7 +81,11 @@ fn fixed(special: Special, launch: &Launch, kernel: &Kernel, warp: u32, lane: u3
         Special::Tid(_) => thread / (x * y),
         Special::Ntid(axis) => launch.block[usize::from(axis)],
         Special::Nctaid(axis) => launch.grid[usize::from(axis)],
-        Special::Ctaid(_) => 0,
+        // Those of the CTA are filled for each CTA.
+        Special::Ctaid(_) | Special::ClusterCtaid(_) | Special::ClusterId(_) | Special::ClusterCtaRank => 0,
+        Special::ClusterNctaid(axis) => launch.cluster[usize::from(axis)],
+        Special::NclusterId(axis) => launch.grid[usize::from(axis)] / launch.cluster[usize::from(axis)],
+        Special::ClusterNctaRank => launch.cluster.iter().product(),
         Special::LaneId => lane,
         Special::WarpId => warp,
         Special::NwarpId => threads.div_ceil(LANES as u32),

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::cta::{Body, Cta, Slice, coordinates};
+use super::cluster::Cluster;
+use super::cta::{Body, Slice};
 use super::random::{Order, Random};
 use crate::check;
 use crate::count::Counters;
@@ -60,6 +61,9 @@ fn refuse(launch: &Launch, kernel: &Kernel) -> Option<String> {
     if shared > u64::from(launch.limits.shared_per_block) {
         return Some(format!("{shared} bytes of shared memory where {} are allowed", launch.limits.shared_per_block));
     }
+    if (0..3).any(|axis| launch.cluster[axis] == 0 || !launch.grid[axis].is_multiple_of(launch.cluster[axis])) {
+        return Some(format!("a grid of {:?} in clusters of {:?}", launch.grid, launch.cluster));
+    }
     if launch.params.len() != kernel.param_bytes as usize {
         return Some(format!("{} bytes of parameters where {} are declared", launch.params.len(), kernel.param_bytes));
     }
@@ -81,13 +85,15 @@ fn residents(launch: &Launch) -> usize {
 
 fn ctas(launch: &Launch, env: &mut Env<'_>) {
     let settings = &launch.settings;
-    let total: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
-    let chosen = settings.only_ctas.as_deref();
+    let product = |sizes: &[u32]| sizes.iter().map(|n| u64::from(*n)).product::<u64>();
+    let size = product(&launch.cluster);
+    let total = product(&launch.grid) / size;
+    let chosen = settings.only_ctas.as_deref().map(|ctas| clusters(launch, ctas));
+    let count = chosen.as_ref().map_or(total, |chosen| chosen.len() as u64);
     let mut random = (settings.seed != 0).then(|| Random::new(settings.seed));
-    let order = Order::new(chosen.map_or(total, |c| c.len() as u64), random.as_mut());
-    let count = chosen.map_or(total, |c| c.len() as u64);
-    let (most, mut next) = (residents(launch), 0);
-    let mut resident: VecDeque<Cta> = VecDeque::new();
+    let order = Order::new(count, random.as_mut());
+    let (most, mut next) = ((residents(launch) / size as usize).max(1), 0);
+    let mut resident: VecDeque<Cluster> = VecDeque::new();
     let mut spare: Vec<Body> = Vec::new();
     // CTAs at the front that had their slice since the last one started or ended.
     let mut waited = 0;
@@ -95,27 +101,23 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
     let mut polling = 0;
     loop {
         if waited >= resident.len() && next < count && resident.len() < most {
-            let index = chosen.map_or(order.at(next), |c| c[order.at(next) as usize]);
+            let number = chosen.as_ref().map_or(order.at(next), |chosen| chosen[order.at(next) as usize]);
             next += 1;
-            if index >= total {
-                continue;
-            }
-            let body = spare.pop().unwrap_or_else(|| Body::new(launch));
-            resident.push_front(Cta::new(launch, coordinates(index, launch.grid), index, body));
+            resident.push_front(Cluster::new(launch, number, || spare.pop().unwrap_or_else(|| Body::new(launch))));
             waited = 0;
         }
-        let Some(mut cta) = resident.pop_front() else { return };
+        let Some(mut cluster) = resident.pop_front() else { return };
         let until = (env.clock + SLICE).min(settings.step_limit);
         let changes = env.spins.changes;
-        match cta.run(env, random.as_mut(), until) {
+        match cluster.run(env, random.as_mut(), until) {
             Slice::Fault => return,
             Slice::Done => {
-                spare.push(cta.into_body());
+                spare.extend(cluster.into_bodies());
                 waited = resident.len();
             }
-            Slice::Over | Slice::Polls if env.clock >= settings.step_limit => return overtime(&cta, env),
+            Slice::Over | Slice::Polls if env.clock >= settings.step_limit => return overtime(&cluster, env),
             Slice::Over => {
-                resident.push_back(cta);
+                resident.push_back(cluster);
                 waited += 1;
                 polling = 0;
             }
@@ -123,17 +125,30 @@ fn ctas(launch: &Launch, env: &mut Env<'_>) {
                 polling = if env.spins.changes == changes { polling + 1 } else { 1 };
                 let full = next >= count || resident.len() + 1 >= most;
                 if full && polling > resident.len() && env.spins.repeated >= ENOUGH {
-                    return cta.hang(env, resident.len() + 1, count - next);
+                    return cluster.hang(env, resident.len() + 1, count - next);
                 }
-                resident.push_back(cta);
+                resident.push_back(cluster);
                 waited += 1;
             }
         }
     }
 }
 
-fn overtime(cta: &Cta, env: &mut Env<'_>) {
-    let Some(running) = cta.warps.iter().find(|r| !r.splits.is_empty()) else { return };
+/// The numbers of the clusters of some CTAs, each once; CTAs that do not exist have none.
+fn clusters(launch: &Launch, ctas: &[u64]) -> Vec<u64> {
+    let total: u64 = launch.grid.iter().map(|n| u64::from(*n)).product();
+    let mut numbers = Vec::with_capacity(ctas.len());
+    for number in ctas.iter().filter(|cta| **cta < total).map(|cta| Cluster::of_cta(launch, *cta)) {
+        if launch.cluster == [1; 3] || !numbers.contains(&number) {
+            numbers.push(number);
+        }
+    }
+    numbers
+}
+
+fn overtime(cluster: &Cluster, env: &mut Env<'_>) {
+    let warps = cluster.unfinished().map_or(&[][..], |cta| &cta.warps);
+    let Some(running) = warps.iter().find(|r| !r.splits.is_empty()) else { return };
     let text = format!("still running after {} warp instructions: {}", env.clock, running.describe(env));
     env.pc = running.splits[0].pc;
     env.fault(&running.warp, running.splits[0].mask.trailing_zeros(), code::TIMEOUT, text);

@@ -5,6 +5,7 @@
 
 mod barrier;
 mod call;
+mod cluster;
 mod control;
 mod cta;
 mod fill;

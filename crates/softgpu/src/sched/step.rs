@@ -109,6 +109,13 @@ impl Running {
                         if env.undefined.is_some() {
                             taint::arrive(warp, env, inst, mask);
                         }
+                        if std::mem::take(&mut env.again) {
+                            // It waits, and looks again when others have run.
+                            env.spins.pause = false;
+                            splits[n].pc = pc;
+                            splits[n].trips = splits[n].trips.saturating_add(PATIENCE);
+                            return Step::Over;
+                        }
                         if std::mem::take(&mut env.spins.pause) {
                             // It polls: others first.
                             splits[n].pc = pc + 1;

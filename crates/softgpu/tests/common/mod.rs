@@ -83,6 +83,7 @@ impl Machine {
             kernel: kernel.unwrap_or_else(|e| panic!("{e}")),
             grid,
             block,
+            cluster: [1; 3],
             dynamic_shared,
             params: params.to_vec(),
             globals,

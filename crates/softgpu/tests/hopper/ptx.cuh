@@ -57,3 +57,19 @@ INLINE void add_2d(const Map* m, int x, int y, const void* from) {
     asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%1, %2}], [%3];" ::"l"(m), "r"(x),
                  "r"(y), "r"(shared(from)) : "memory");
 }
+
+// Clusters.
+#define CLUSTER_ARRIVE asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory")
+#define CLUSTER_WAIT asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory")
+
+INLINE uint32_t rank_in_cluster() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// The place of something in the shared memory of another block.
+INLINE uint32_t of_block(const void* p, uint32_t rank) {
+    uint32_t at;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared(p)), "r"(rank));
+    return at;
+}

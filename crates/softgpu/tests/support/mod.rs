@@ -110,13 +110,27 @@ impl Gpu {
     /// Launches `ctas` CTAs of `threads` threads in one dimension.
     #[track_caller]
     pub fn launch(&self, module: &Module, kernel: &str, ctas: u32, threads: u32, shared: u32, args: Args) -> Run {
+        self.launch_grid(module, kernel, ([ctas, 1, 1], [threads, 1, 1]), shared, args)
+    }
+
+    /// Launches a grid of blocks of a shape, in the clusters that the kernel asks for.
+    #[track_caller]
+    pub fn launch_grid(
+        &self,
+        module: &Module,
+        kernel: &str,
+        (grid, block): ([u32; 3], [u32; 3]),
+        shared: u32,
+        args: Args,
+    ) -> Run {
         let kernel = Kernel::lower(module, kernel, self.settings.wide).unwrap_or_else(|error| panic!("{error}"));
         let mut params = args.0;
         params.resize(kernel.param_bytes as usize, 0);
         let outcome = run(&Launch {
+            cluster: kernel.cluster.unwrap_or([1; 3]),
             kernel: Arc::new(kernel),
-            grid: [ctas, 1, 1],
-            block: [threads, 1, 1],
+            grid,
+            block,
             dynamic_shared: shared,
             params,
             globals: Arc::new([]),

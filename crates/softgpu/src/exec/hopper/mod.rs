@@ -4,6 +4,7 @@
 //! 0 also at any moment before. Until then its bytes and registers belong to nobody, and whoever touches them is reported.
 
 pub mod bulk;
+pub mod cluster;
 pub mod flight;
 pub mod mbarrier;
 pub mod product;
@@ -39,9 +40,10 @@ pub(crate) fn end(env: &mut Env<'_>) {
     flight::end(env);
     wgmma::end(env);
     registers::end(env);
+    cluster::end(env);
 }
 
-/// The addresses of `inst` as offsets in shared memory; `None` after a fault.
+/// The addresses of `inst` as offsets in the shared memory that is looked at; `None` after a fault.
 pub(super) fn shared_addresses(warp: &Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) -> Option<[u64; LANES]> {
     let access = super::access::Access::new::<1>(warp, inst, mask);
     let mut address = access.address;
@@ -54,6 +56,14 @@ pub(super) fn shared_addresses(warp: &Warp, env: &mut Env<'_>, inst: &Inst, mask
             };
             address[lane] = u64::from(at);
         }
+    }
+    for lane in access.lanes() {
+        let Some(at) = env.cluster.offset(address[lane]) else {
+            let text = format!("{:#x} lies in another CTA's shared memory, where this is not possible", address[lane]);
+            env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+            return None;
+        };
+        address[lane] = at;
     }
     Some(address)
 }

@@ -99,6 +99,7 @@ impl Form {
                 kernel: Arc::new(kernel),
                 grid: [1; 3],
                 block: [32, 1, 1],
+                cluster: [1; 3],
                 dynamic_shared: 0,
                 params: Vec::new(),
                 globals: Arc::from([]),

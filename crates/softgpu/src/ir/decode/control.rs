@@ -95,8 +95,8 @@ fn warp_sync(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
 fn barrier(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let mut mods = Mods::new(stmt);
     mods.eat("cta");
-    if mods.peek() == Some("cluster") {
-        return Err("cluster barriers are not implemented".into());
+    if mods.eat("cluster") {
+        return super::hopper::cluster_barrier(stmt, mods, lower);
     }
     let verb = mods.one_of(&["sync", "arrive", "red"]).ok_or("a barrier that neither syncs, arrives nor reduces")?;
     let mut aligned = stmt.op() == "bar" || mods.eat("aligned");

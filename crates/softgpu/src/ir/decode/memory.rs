@@ -98,6 +98,9 @@ fn space(mods: &mut Mods<'_>) -> Result<Access, Reject> {
         if mods.eat("shared::cta") {
             return Ok(Access { target: Target::Shared, flags });
         }
+        if mods.eat("shared::cluster") {
+            return Ok(Access { target: Target::Cluster, flags });
+        }
         if mods.eat("param::entry") || mods.eat("param::func") {
             return Ok(Access { target: Target::Param, flags });
         }
@@ -315,8 +318,9 @@ fn atomic(stmt: &Statement, lower: &mut Lower<'_>, returns: bool) -> Decoded {
     let mut mods = Mods::new(stmt);
     mods.drop_where(|modifier| modifier == POLICY);
     let mut order = memory_order(&mut mods);
-    let target = match mods.one_of(&["global", "shared", "shared::cta"]) {
+    let target = match mods.one_of(&["global", "shared", "shared::cta", "shared::cluster"]) {
         Some("global") => Target::Global,
+        Some("shared::cluster") => Target::Cluster,
         Some(_) => Target::Shared,
         None => Target::Generic,
     };

@@ -1,8 +1,11 @@
 //! Decoding of what the newer targets add.
 
 mod bulk;
+mod cluster;
 mod mbarrier;
 mod wgmma;
+
+pub(super) use cluster::barrier as cluster_barrier;
 
 use super::{Addr, Decoded, Lower, Mods, Reject};
 use crate::exec::hopper::bulk::address;
@@ -15,6 +18,8 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         "fence" => mbarrier::fence(stmt, lower),
         "wgmma" => wgmma::warpgroup(stmt, lower),
         "setmaxnreg" => wgmma::registers(stmt, lower),
+        "mapa" => cluster::map(stmt, lower),
+        "getctarank" => cluster::rank(stmt, lower),
         "prefetch" => bulk::prefetch_map(stmt, lower),
         "cp" if stmt.has("bulk") => bulk::copy(stmt, lower),
         "cp" if stmt.has("mbarrier") => mbarrier::arrive_of_copies(stmt, lower),
