@@ -1,7 +1,7 @@
 //! The launch of the forward kernels.
 
 use super::mask::EVERYTHING;
-use super::{Forward, four, matrix};
+use super::{Forward, Launch, four, matrix};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::kernels::params::{ATTENTION_SPLIT_KEYS, AttentionForwardParams, AttentionState};
@@ -42,23 +42,43 @@ fn share_keys(params: &mut AttentionForwardParams, keys: &Range<u64>) {
     (call.mask.first_key, call.sizes.keys) = (keys.start as u32, keys.end as u32);
 }
 
+/// How a forward call is launched.
+pub(crate) struct Planned {
+    pub(crate) plan: plan::Forward,
+    /// The number of heads that are taken for queries of one, or why they are not.
+    pub(crate) sharing: std::result::Result<u64, &'static str>,
+    /// The keys that any query sees by the bands.
+    pub(crate) seen: Range<u64>,
+}
+
+/// The plan of a forward call. Its own lengths say how it is split, whoever shares a block.
+pub(crate) fn planned<T: Float>(call: &Forward<T>) -> Planned {
+    let [batch, heads, queries, head_size] = four(call.q.dims()).map(u64::from);
+    let [_, key_heads, keys, value_size] = four(call.v.dims()).map(u64::from);
+    let (seen, general) = (call.masking.keys(queries, keys), call.general().is_some());
+    let sharing = plan::share(heads, key_heads, queries, call.offsets.is_some(), general);
+    let group = sharing.unwrap_or(1);
+    let size = plan::Size { batch, heads: heads / group, queries: queries * group, head_size, value_size };
+    let plan = plan::forward(&size, seen.clone(), call.sequences(), T::DTYPE, general);
+    Planned { plan, sharing, seen }
+}
+
+/// The launches of a plan for results of so many rows.
+pub(crate) fn launches(plan: &plan::Forward, rows: u64, dtype: DType) -> [Option<Launch>; 2] {
+    let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
+    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
+    let (blocks, threads) = plan::warps(rows);
+    let merge = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
+    let merge = Launch { id: KernelId::AttentionMerge { dtype }, shape: merge };
+    [Some(Launch { id, shape }), (plan.splits > 1).then_some(merge)]
+}
+
 /// Enqueues a forward call.
 pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results: Results<T>) -> Result<()> {
     let (dtype, device) = (T::DTYPE, call.q.device());
-    let [batch, heads, queries, head_size] = four(call.q.dims());
-    let [_, key_heads, keys, value_size] = four(call.v.dims());
-    // The lengths of a call say how it is split, whoever shares a block.
-    let seen = call.masking.keys(queries, keys);
-    let shared = queries == 1 && heads > key_heads && call.offsets.is_none() && !call.general();
-    let group = u64::from(if shared { heads / key_heads } else { 1 });
-    let size = plan::Size {
-        batch: batch.into(),
-        heads: u64::from(heads) / group,
-        queries: u64::from(queries) * group,
-        head_size: head_size.into(),
-        value_size: value_size.into(),
-    };
-    let plan = plan::forward(&size, seen.clone(), call.sequences(), dtype, call.general());
+    let [batch, heads, queries, _] = four(call.q.dims());
+    let [_, _, _, value_size] = four(call.v.dims());
+    let Planned { plan, sharing, seen } = planned(call);
     let rows = [batch, heads, queries].map(|length| length as usize);
     let workspace = |elements: usize| -> Result<Option<Tensor<f32>>> {
         let dims = [plan.splits as usize, rows[0] * rows[1] * rows[2], elements];
@@ -90,21 +110,17 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         split_outputs: address(&mut outputs)? as *mut f32,
         split_states: address(&mut states)? as *mut AttentionState,
     };
-    if shared {
+    if sharing.is_ok() {
         share_keys(&mut params, &seen);
     }
-    let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
-    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
-    // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
-    // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and query.
-    unsafe { launch(device, id, &shape, &params) }?;
-    if plan.splits == 1 {
-        return Ok(());
+    let all = rows.iter().map(|length| *length as u64).product();
+    for Launch { id, shape } in launches(&plan, all, dtype).into_iter().flatten() {
+        // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
+        // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and
+        // query, and the kernel that merges them runs behind the one that fills them.
+        unsafe { launch(device, id, &shape, &params) }?;
     }
-    let (blocks, threads) = plan::warps(rows.iter().map(|length| *length as u64).product());
-    let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
-    // SAFETY: as above; the workspaces were filled by the launch before.
-    unsafe { launch(device, KernelId::AttentionMerge { dtype }, &shape, &params) }
+    Ok(())
 }
 
 const _: () = assert!(ATTENTION_SPLIT_KEYS.0 as u64 == plan::SPLIT_KEYS);

@@ -1,6 +1,6 @@
 //! Which keys take part: bands as they are, and what kernels find out about bytes and segments before attention starts.
 
-use super::pairs;
+use super::{Launch, pairs};
 use crate::device::Device;
 use crate::error::Result;
 use crate::kernels::params::{
@@ -69,8 +69,26 @@ impl Masking<'_> {
         Ok((mask, memory))
     }
 
+    /// What [`Masking::prepare`] enqueues.
+    pub(crate) fn launches(&self) -> Vec<Launch> {
+        let of_bytes = self.visible.iter().filter_map(|(bytes, _)| Some(Packing::of(bytes)?.launch()));
+        let both = self.segments.iter().flat_map(|(of_q, of_k)| [of_q, of_k]);
+        of_bytes.chain(both.filter_map(|view| Some(spans(view)?.2))).collect()
+    }
+
+    /// Bytes of the memory that it takes.
+    pub(crate) fn workspace(&self) -> u64 {
+        let of_bytes = self.visible.iter().filter_map(|(bytes, _)| Packing::of(bytes)).map(|packing| {
+            let [batch, heads, queries, _] = packing.own;
+            batch * heads * (queries * packing.row + packing.cell_rows * packing.cell_row)
+        });
+        let both = self.segments.iter().flat_map(|(of_q, of_k)| [of_q, of_k]);
+        let of_segments = both.filter_map(spans).map(|(batch, cells, _)| batch * cells * 2);
+        4 * of_bytes.chain(of_segments).sum::<usize>() as u64
+    }
+
     /// The keys that any of so many queries sees by the bands.
-    pub(super) fn keys(&self, queries: u32, keys: u32) -> Range<u64> {
+    pub(super) fn keys(&self, queries: u64, keys: u64) -> Range<u64> {
         let (queries, keys) = (i128::from(queries), i128::from(keys));
         let lower = |limit: i64| i128::from(limit) + keys - queries;
         let (top_left, bottom_right) = (bands(&self.bands, Align::TopLeft), bands(&self.bands, Align::BottomRight));
@@ -81,7 +99,42 @@ impl Masking<'_> {
     }
 }
 
-/// Packs the bytes of a mask `[B, Hq, Sq, Sk]`, once where they repeat.
+/// What is packed of the bytes of a mask `[B, Hq, Sq, Sk]`: once where they repeat.
+struct Packing {
+    /// Batch entries, heads, queries and keys.
+    own: [usize; 4],
+    cell_rows: usize,
+    /// Words of a row of bits, and of a row of cells.
+    row: usize,
+    cell_row: usize,
+}
+
+impl Packing {
+    /// `None` without any byte.
+    fn of(bytes: &View<u8>) -> Option<Self> {
+        let (dims, strides) = (bytes.dims(), bytes.layout().strides());
+        let own = |dim: usize| if strides[dim] == 0 { 1 } else { dims[dim] };
+        let own = [own(0), own(1), own(2), dims[3]];
+        let [.., queries, keys] = own;
+        // Rows of whole vectors of 16 bytes; two words for 32 cells.
+        let (row, cell_row) = (keys.div_ceil(128) * 4, keys.div_ceil(32 * ATTENTION_CELL_KEYS.0 as usize) * 2);
+        let cell_rows = queries.div_ceil(ATTENTION_CELL_QUERIES.0 as usize);
+        (!bytes.shape().is_empty()).then_some(Self { own, cell_rows, row, cell_row })
+    }
+
+    fn launch(&self) -> Launch {
+        let items = self.own[0] as u64 * self.own[1] as u64 * self.cell_rows as u64 * (self.cell_row as u64 / 2);
+        Launch { id: KernelId::AttentionMaskBits, shape: shape(items) }
+    }
+}
+
+/// A warp per item.
+fn shape(items: u64) -> LaunchShape {
+    let (blocks, threads) = plan::warps(items);
+    LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 }
+}
+
+/// Packs the bytes of a mask.
 fn bits(
     op: &'static str,
     device: &Device,
@@ -91,14 +144,10 @@ fn bits(
 ) -> Result<AttentionBits> {
     let (dims, strides) = (bytes.dims(), bytes.layout().strides());
     // A mask without any byte hides all that is longer.
-    if bytes.shape().is_empty() {
+    let Some(packing) = Packing::of(bytes) else {
         return Ok(AttentionBits { bits: ptr::dangling(), ..NO_BITS });
-    }
-    let own = |dim: usize| if strides[dim] == 0 { 1 } else { dims[dim] };
-    let [batch, heads, queries, keys] = [own(0), own(1), own(2), dims[3]];
-    let cell_rows = queries.div_ceil(ATTENTION_CELL_QUERIES.0 as usize);
-    // Rows of whole vectors of 16 bytes; two words for 32 cells.
-    let (row, cell_row) = (keys.div_ceil(128) * 4, keys.div_ceil(32 * ATTENTION_CELL_KEYS.0 as usize) * 2);
+    };
+    let Packing { own: [batch, heads, queries, keys], cell_rows, row, cell_row } = packing;
     let mut words = |rows: usize, row: usize| -> Result<*const u32> {
         let mut words = Tensor::<i32>::unfilled(op, device, Shape::new(op, &[batch * heads, rows, row])?)?;
         let address = words.view_mut().address(op, "the packed mask")?;
@@ -130,12 +179,21 @@ fn bits(
         keys: keys as u32,
         out,
     };
-    let (blocks, threads) = plan::warps(batch as u64 * heads as u64 * cell_rows as u64 * (cell_row as u64 / 2));
-    let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
+    let Launch { id, shape } = packing.launch();
     // SAFETY: `bytes` is a borrowed view on this device, and the parameters repeat its dims and strides; `memory` has a row of bits for
     // every row of it that does not repeat, a row of cells for 32 of them, and its owner keeps it until its readers are in the queue.
-    unsafe { launch(device, KernelId::AttentionMaskBits, &shape, &params) }?;
+    unsafe { launch(device, id, &shape, &params) }?;
     Ok(out)
+}
+
+/// How many batch entries of segments `[B, S]` there are to look at, how many cells each has, and the launch that does it. `None` without
+/// any segment.
+fn spans(view: &View<i32>) -> Option<(usize, usize, Launch)> {
+    let (dims, strides) = (view.dims(), view.layout().strides());
+    let batch = if strides[0] == 0 { 1 } else { dims[0] };
+    let cells = dims[1].div_ceil(ATTENTION_CELL_KEYS.0 as usize);
+    let shape = shape(batch as u64 * dims[1].div_ceil(32) as u64);
+    (!view.shape().is_empty()).then_some((batch, cells, Launch { id: KernelId::AttentionMaskSpans, shape }))
 }
 
 /// The segments of positions `[B, S]`, and the spans of cells of them.
@@ -146,11 +204,9 @@ fn segments(
     memory: &mut Vec<Tensor<i32>>,
 ) -> Result<AttentionSegments> {
     let (dims, strides) = (view.dims(), view.layout().strides());
-    if view.shape().is_empty() {
+    let Some((batch, cells, Launch { id, shape })) = spans(view) else {
         return Ok(AttentionSegments { data: ptr::dangling(), ..NO_SEGMENTS });
-    }
-    let batch = if strides[0] == 0 { 1 } else { dims[0] };
-    let cells = dims[1].div_ceil(ATTENTION_CELL_KEYS.0 as usize);
+    };
     let mut spans = Tensor::<i32>::unfilled(op, device, Shape::new(op, &[batch, cells, 2])?)?;
     let segments = AttentionSegments {
         data: view.address() as *const i32,
@@ -163,13 +219,16 @@ fn segments(
     };
     memory.push(spans);
     let params = AttentionMaskSpansParams { segments, batch: batch as u32, reserved: 0 };
-    let (blocks, threads) = plan::warps(batch as u64 * dims[1].div_ceil(32) as u64);
-    let shape = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
     // SAFETY: `view` is a borrowed view on this device, and the parameters repeat its dims and strides; `memory` has a span for every
     // cell of each batch entry that does not repeat, and its owner keeps it until its readers are in the queue.
-    unsafe { launch(device, KernelId::AttentionMaskSpans, &shape, &params) }?;
+    unsafe { launch(device, id, &shape, &params) }?;
     Ok(segments)
 }
+
+const _: () = {
+    let cell = plan::CELL;
+    assert!(ATTENTION_CELL_QUERIES.0 as u64 == cell[0] && ATTENTION_CELL_KEYS.0 as u64 == cell[1]);
+};
 
 const NO_BITS: AttentionBits = AttentionBits {
     bits: ptr::null(),

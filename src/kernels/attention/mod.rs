@@ -5,16 +5,16 @@ mod mask;
 mod partial;
 mod weights;
 
-pub(crate) use forward::{Results, forward};
+pub(crate) use forward::{Planned, Results, forward, launches, planned};
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
 pub(crate) use weights::weights;
 
-use super::KernelId;
 use super::params::{
     ATTENTION_BF16, ATTENTION_F16, ATTENTION_F32, AttentionCall, AttentionMatrix, AttentionPairs, AttentionScores,
     AttentionSizes,
 };
+use super::{KernelId, LaunchShape};
 use crate::dtype::{DType, Element, bf16, f16};
 use crate::error::Result;
 use crate::tensor::{Tensor, View};
@@ -46,26 +46,41 @@ pub(crate) struct Forward<'a, T> {
     pub(crate) offsets: Option<(View<'a, i32>, View<'a, i32>)>,
 }
 
+/// A kernel and the shape of its launch.
+#[derive(Clone, Copy)]
+pub(crate) struct Launch {
+    pub(crate) id: KernelId,
+    pub(crate) shape: LaunchShape,
+}
+
 impl<T: Element> Forward<'_, T> {
-    /// Whether scores are more than products times a factor that the exponential can take over.
-    fn scores_change(&self) -> bool {
+    /// What makes scores more than products times a factor that the exponential can take over.
+    fn scores_change(&self) -> Option<&'static str> {
         // A factor of 0 or below would turn hidden scores into visible ones, and an extreme one leaves the range of f32.
         let ordinary = (1e-30..1e30).contains(&self.scale);
-        !ordinary || self.bias.is_some() || self.slopes.is_some() || self.cap.is_some()
+        let reasons = [
+            (!ordinary, "the scale is not above 0, or extreme"),
+            (self.bias.is_some(), "a bias is added"),
+            (self.slopes.is_some(), "slopes are subtracted"),
+            (self.cap.is_some(), "scores are capped"),
+        ];
+        reasons.into_iter().find_map(|(holds, reason)| holds.then_some(reason))
     }
 
-    /// Whether masks or scores ask for the kernels that take any.
-    fn general(&self) -> bool {
-        self.scores_change() || self.masking.segments.is_some() || self.masking.visible.is_some()
+    /// What of masks and scores asks for the kernels that take any.
+    pub(crate) fn general(&self) -> Option<&'static str> {
+        let by_mask = self.masking.segments.is_some().then_some("segments hide single pairs");
+        let by_bytes = self.masking.visible.is_some().then_some("bytes hide single pairs");
+        self.scores_change().or(by_mask).or(by_bytes)
     }
 
     /// Number of packed sequences.
-    fn sequences(&self) -> Option<u64> {
+    pub(crate) fn sequences(&self) -> Option<u64> {
         self.offsets.as_ref().map(|(of_q, _)| of_q.dims()[0] as u64 - 1)
     }
 
     fn scores(&self) -> AttentionScores {
-        let (change, slopes) = (self.scores_change(), self.slopes.as_ref());
+        let (change, slopes) = (self.scores_change().is_some(), self.slopes.as_ref());
         let log2_e = std::f64::consts::LOG2_E;
         AttentionScores {
             bias: match &self.bias {

@@ -41,6 +41,7 @@
 //! its own row, its keys and the options alone: not on the batch, other sequences, strides, or the schedule of the GPU.
 
 mod check;
+mod explain;
 mod forward;
 mod host;
 mod options;
@@ -48,6 +49,7 @@ mod packed;
 mod partial;
 mod weights;
 
+pub use explain::{ExplainedKernel, ExplainedPass, Explanation, RejectedPlan, explain, explain_packed};
 pub use forward::{AttentionInto, AttentionOutput, forward, forward_into};
 pub use options::{Alibi, Attention, Bias};
 pub use packed::{Offsets, PackedOffsets, forward_packed, forward_packed_into};
@@ -55,6 +57,8 @@ pub use partial::{
     Partial, PartialGradient, PartialGradientInto, merge, merge_backward, merge_backward_into, merge_into,
 };
 pub use weights::{weights, weights_into};
+
+pub use crate::plan::attention::TileCounts;
 
 /// Longest sequence.
 const MAX_LENGTH: usize = 1 << 30;

@@ -62,10 +62,48 @@ impl fmt::Display for Forward {
     }
 }
 
+/// The largest head sizes of the kernels of an element type.
+pub fn heads(dtype: DType) -> [u32; 6] {
+    (if dtype.size() == 4 { &WIDE } else { &NARROW }).map(|tiles| tiles.head)
+}
+
 /// The tiles of the smallest kernel that holds rows of `head` elements, at most [`super::MAX_HEAD`].
 pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
     let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
     *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
+}
+
+/// The splits that different blocks work on, as numbers of [`SPLIT_KEYS`] keys each, or why a block has all keys of its queries.
+pub fn split(queries: u64, keys: Range<u64>, packed: bool) -> Result<Range<u64>, &'static str> {
+    let splits = keys.start / SPLIT_KEYS..keys.end.div_ceil(SPLIT_KEYS);
+    if packed {
+        return Err("lengths of packed sequences are not known to the host");
+    }
+    if queries > SPLIT_QUERIES {
+        return Err("more than 128 queries keep a GPU busy by themselves");
+    }
+    if splits.end.saturating_sub(splits.start) <= 1 {
+        return Err("the keys that are seen lie in one split of 1024");
+    }
+    Ok(splits)
+}
+
+/// How many heads of queries are taken for as many queries of one head, because they see the same of the keys that they share; or why
+/// they are not.
+pub fn share(heads: u64, key_heads: u64, queries: u64, packed: bool, general: bool) -> Result<u64, &'static str> {
+    if heads == key_heads {
+        return Err("every head has keys of its own");
+    }
+    if queries != 1 {
+        return Err("only a single query sees the same keys in all heads");
+    }
+    if packed {
+        return Err("lengths of packed sequences are not known to the host");
+    }
+    if general {
+        return Err("masks of bytes and changed scores differ between heads");
+    }
+    Ok(heads / key_heads)
 }
 
 /// The plan of a forward operation with at least one query, and head sizes of at most [`super::MAX_HEAD`]. The queries of one batch entry
@@ -78,13 +116,11 @@ pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DTy
         // Every sequence fills all its tiles but one; those without queries have none.
         Some(sequences) => size.queries / u64::from(tiles.queries()) + sequences.min(size.queries),
     };
-    let first_split = keys.start / SPLIT_KEYS;
-    let splits = match sequences {
-        None if size.queries <= SPLIT_QUERIES => (keys.end.div_ceil(SPLIT_KEYS).saturating_sub(first_split)).max(1),
-        _ => 1,
+    let (splits, split_from) = match split(size.queries, keys, sequences.is_some()) {
+        Ok(splits) => (splits.end - splits.start, splits.start * SPLIT_KEYS),
+        Err(_) => (1, 0),
     };
     let items = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).saturating_mul(splits);
-    let split_from = if splits > 1 { first_split * SPLIT_KEYS } else { 0 };
     Forward { tiles, general, query_tiles, splits, split_from, blocks: items, shared: tiles.shared(dtype) }
 }
 
@@ -123,5 +159,15 @@ mod tests {
         assert_eq!((splits(0..1024), splits(0..1025)), ((1, 0, 6), (2, 0, 12)));
         assert_eq!((splits(5000..9000), splits(7..7)), ((5, 4096, 30), (1, 0, 6)));
         assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false).query_tiles, 6);
+    }
+
+    #[test]
+    fn one_query_of_many_heads_is_many_queries_of_one() {
+        assert_eq!(share(32, 8, 1, false, false), Ok(4));
+        for (heads, queries, packed, general) in
+            [(8, 1, false, false), (32, 2, false, false), (32, 1, true, false), (32, 1, false, true)]
+        {
+            assert!(share(heads, 8, queries, packed, general).is_err(), "{heads} {queries} {packed} {general}");
+        }
     }
 }

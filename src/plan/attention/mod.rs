@@ -2,9 +2,11 @@
 
 mod forward;
 mod weights;
+mod work;
 
-pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, tiles_for};
+pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for};
 pub use weights::{WEIGHTS_TILES, Weights, weights};
+pub use work::{Bytes, CELL, Footprint, Segments, Sight, TileCounts, Work};
 
 use super::piece::MAX_BLOCKS;
 use crate::dtype::DType;
@@ -41,6 +43,11 @@ impl Tiles {
     /// Threads of a block.
     pub const fn threads(self) -> u32 {
         self.warps * 32
+    }
+
+    /// Rows and columns, for those who count them.
+    pub const fn footprint(self) -> Footprint {
+        Footprint { rows: self.queries() as u64, warp_rows: self.row_tiles as u64 * 16, columns: self.keys as u64 }
     }
 
     /// Bytes of shared memory: the query tile, and twice a key tile and its value tile.
