@@ -360,7 +360,12 @@ mod tests {
                 let work = sight.by_queries(FOOTPRINT, 0..u64::MAX);
                 let tiles = pattern.tiles(0, 0, 128, 64);
                 let want = TileCounts { whole: tiles.full, masked: tiles.mixed, skipped: tiles.hidden };
-                assert_eq!(work.tiles, want, "{what}");
+                // Nor do they where a band begins behind the last key, but in its tile.
+                let query_tiles = queries.div_ceil(FOOTPRINT.rows);
+                if end == keys || bands.len() < 2 && bands.iter().all(|band| band.left.is_none()) {
+                    assert_eq!(work.tiles, want, "{what}");
+                }
+                assert!((want.computed()..=want.computed() + query_tiles).contains(&work.tiles.computed()), "{what}");
                 // Split keys are the same tiles.
                 let mut split = Work::default();
                 (0..keys).step_by(256).for_each(|first| split += sight.by_queries(FOOTPRINT, first..first + 256));
