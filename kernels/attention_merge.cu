@@ -23,9 +23,9 @@ DEVICE void attention_merge(const AttentionForwardParams& p) {
     for (uint32_t split = 0; split < p.splits; ++split) {
       const uint64_t at = split * rows + row;
       const AttentionState state = p.split_states[at];
-      // A split without a key has left no output. NaN is not nothing.
+      // Without a key there is no output. NaN is not nothing.
       if (state.max == -INFINITY && state.sum == 0.0f) continue;
-      const float weight = exp2_of(__fmul_rn(__fsub_rn(state.max, origin), p.call.scores.log2_factor));
+      const float weight = weight_of<T>(__fsub_rn(state.max, origin), p.call.scores);
       sum = __fmaf_rn(weight, state.sum, sum);
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {

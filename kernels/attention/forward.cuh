@@ -18,10 +18,13 @@
 struct Work {
   Sequence sequence;
   int32_t first_query;
-  /// Number of the split, and the keys that belong to it.
-  uint32_t split;
+  /// The keys of its split.
   Interval keys;
 };
+
+/// The work item of the calling block, and the number of its split. Cheap enough to be asked for twice.
+DEVICE uint64_t own_item() { return (uint64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
+DEVICE uint32_t own_split(const AttentionForwardParams& p) { return p.splits == 1 ? 0 : static_cast<uint32_t>(own_item() % p.splits); }
 
 /// Work items: the query tiles of every head, those of a head side by side, so that they share keys in the cache.
 DEVICE uint64_t work_items(const AttentionForwardParams& p) {
@@ -29,16 +32,17 @@ DEVICE uint64_t work_items(const AttentionForwardParams& p) {
   return heads * p.query_tiles * p.splits;
 }
 
-/// Sets work item `item`; false if there is nothing to do. Later tiles of a head come first: where later queries see more keys, the
-/// long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
-DEVICE bool find_work(const AttentionForwardParams& p, uint64_t item, int32_t tile_queries, Work& work) {
+/// Sets the work item of the block; false if there is nothing to do. Later tiles of a head come first: where later queries see more
+/// keys, the long work starts early. All 32 lanes of a warp must call; all threads of the block get the same.
+DEVICE bool find_work(const AttentionForwardParams& p, int32_t tile_queries, Work& work) {
+  uint64_t item = own_item();
+  if (item >= work_items(p)) return false;
   const AttentionCall& call = p.call;
   Sequence& sequence = work.sequence;
-  work.split = p.splits == 1 ? 0 : static_cast<uint32_t>(item % p.splits);
   work.keys = {0, static_cast<int32_t>(call.sizes.keys)};
   if (p.splits > 1) {
     item /= p.splits;
-    work.keys.first = p.split_from + work.split * ATTENTION_SPLIT_KEYS;
+    work.keys.first = p.split_from + own_split(p) * ATTENTION_SPLIT_KEYS;
     work.keys.end = work.keys.first + ATTENTION_SPLIT_KEYS;
   }
   const uint64_t of_head = item / p.query_tiles;
@@ -87,8 +91,7 @@ class Forward {
       return walk.next<S::kKeys>(key, end, [&](int32_t at) { return shown<S::kQueries, S::kKeys>(call, sequence, first_query, at); });
     };
     int32_t key = first_shown(begin);
-    const bool has_keys = key < end;
-    if (has_keys) {
+    if (key < end) {
       load_tile<T, typename S::QueryTile, S::kQueries, S::kThreads>(q_tile, q, first_query, sequence.queries);
       load_keys(key, 0);
     }
@@ -125,9 +128,9 @@ class Forward {
       }
       if (cut) hide_by_bands(scores, key);
       if (mixed) {
-        softmax.template add<true>(scores, output, call.scores.log2_factor);
+        softmax.template add<true>(scores, output, call.scores);
       } else {
-        softmax.template add<false>(scores, output, call.scores.log2_factor);
+        softmax.template add<false>(scores, output, call.scores);
       }
       const Weights<S> weights(scores);
       if (special) {
@@ -140,7 +143,7 @@ class Forward {
     }
     if (idle) return;
     if (p.splits > 1) {
-      finish_split(output, softmax, has_keys);
+      finish_split(output, softmax);
     } else {
       finish(output, softmax);
     }
@@ -275,9 +278,9 @@ class Forward {
     store_rows<T, typename S::QueryTile, S::kWarpQueries>(q_tile, out, first_query, sequence.queries);
   }
 
-  /// Stores the sums as they are, for the merge kernel. A split without a key has nothing but its states.
-  DEVICE void finish_split(const Output& output, const RunningSoftmax<S>& softmax, bool has_keys) const {
-    const uint64_t of_head = (uint64_t{work.split} * call.sizes.batch + sequence.batch) * call.sizes.heads + sequence.head;
+  /// Stores the sums as they are, for the merge kernel. A query that saw none of the keys has nothing but its state.
+  DEVICE void finish_split(const Output& output, const RunningSoftmax<S>& softmax) const {
+    const uint64_t of_head = (uint64_t{own_split(p)} * call.sizes.batch + sequence.batch) * call.sizes.heads + sequence.head;
 #pragma unroll
     for (int row = 0; row < 2 * S::kRowTiles; ++row) {
       const float sum = quad_sum(softmax.sum[row]);
@@ -285,7 +288,7 @@ class Forward {
       if (query >= sequence.queries) continue;
       const uint64_t at = of_head * call.sizes.queries + static_cast<uint32_t>(query);
       if (threadIdx.x % 4 == 0) p.split_states[at] = {softmax.max[row], sum};
-      if (!has_keys) continue;
+      if (softmax.max[row] == -INFINITY && sum == 0.0f) continue;
       float* to = p.split_outputs + at * call.sizes.value_size;
 #pragma unroll
       for (int j = 0; j < S::kHead / 8; ++j) {
@@ -310,9 +313,8 @@ class Forward {
 /// One work item per block, so that a block that is done makes room for the next one.
 template <class S, bool kGeneral>
 DEVICE void attention_forward(const AttentionForwardParams& p) {
-  const uint64_t item = (uint64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   Work work;
-  if (item < work_items(p) && find_work(p, item, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
+  if (find_work(p, S::kQueries, work)) Forward<S, kGeneral>(p, work, shared_base()).run();
 }
 
 /// Two kernels for rows of up to `head` elements: one for bands and lengths of keys, and one for whatever else masks or changes scores,

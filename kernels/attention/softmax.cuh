@@ -3,11 +3,21 @@
 
 #include "attention/special.cuh"
 #include "common/exact.cuh"
+#include "params/attention.h"
 
 DEVICE float exp2_of(float x) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
   return result;
+}
+
+/// exp2(below * log2_factor) for below <= 0: for f32 within 0.7 units in the last place, since the hardware's exponential is off by two
+/// of them, and the rounded factor by more where weights are small; else what the hardware gives.
+template <class T>
+DEVICE float weight_of(float below, const AttentionScores& scores) {
+  if constexpr (T::kBytes == 2) return exp2_of(__fmul_rn(below, scores.log2_factor));
+  const Pair exponent = two_product(below, scores.log2_factor);
+  return __fmul_rn(exp2_times_2_24(exponent.high, __fmaf_rn(below, scores.log2_factor_low, exponent.low)), 0x1p-24f);
 }
 
 /// Maximum and sum over the four lanes that share a row of sums. All 32 lanes must call; all four get the same bits.
@@ -43,7 +53,7 @@ struct RunningSoftmax {
   /// Turns the scores of a tile into weights and brings `output` to the new maximum. Where `kMixed`, hidden scores are -inf and get
   /// kHiddenWeight. All 32 lanes must call.
   template <bool kMixed>
-  DEVICE void add(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&output)[S::kRowTiles][S::kHead / 8][4], float factor) {
+  DEVICE void add(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&output)[S::kRowTiles][S::kHead / 8][4], const AttentionScores& how) {
     float fade[kRows];
     bool grown = false;
 #pragma unroll
@@ -55,7 +65,7 @@ struct RunningSoftmax {
       largest = quad_max(largest);
       // A row without any visible key is measured from 0: (-inf) - (-inf) never happens.
       const float origin = largest == -INFINITY ? 0.0f : largest;
-      fade[row] = exp2_of(__fmul_rn(__fsub_rn(max[row], origin), factor));
+      fade[row] = weight_of<typename S::T>(__fsub_rn(max[row], origin), how);
       grown |= fade[row] != 1.0f;
       max[row] = largest;
       float of_tile = 0.0f;
@@ -64,7 +74,7 @@ struct RunningSoftmax {
 #pragma unroll
         for (int i = e; i < e + 2; ++i) {
           const float score = scores[t][j][i];
-          float weight = exp2_of(__fmul_rn(__fsub_rn(score, origin), factor));
+          float weight = weight_of<typename S::T>(__fsub_rn(score, origin), how);
           if (kMixed && score == -INFINITY) weight = kHiddenWeight;
           scores[t][j][i] = weight;
           of_tile = __fadd_rn(of_tile, weight);

@@ -167,19 +167,19 @@ typedef struct {
   /// Whether factor is not 1, or there is a bias, a slope or a cap (0 or 1).
   uint32_t change;
   float factor;
-  /// Above 0 and normal.
+  /// Above 0 and normal, and what f32 rounds away of it.
   float log2_factor;
+  float log2_factor_low;
   /// lse = max * natural_factor + ln(sum).
   float natural_factor;
   /// Scores become cap * tanh(score / cap); 0 for no cap.
   float cap;
+  /// Whether the diagonal of slopes ends at the last query and key (1), or starts at the first ones (0).
+  uint32_t slopes_bottom_right;
   /// f32, one per batch entry and head: times the distance from a diagonal is subtracted from the scores; null without.
   const float *slopes;
   uint64_t slopes_batch;
   uint64_t slopes_head;
-  /// Whether that diagonal ends at the last query and key (1), or starts at the first ones (0).
-  uint32_t slopes_bottom_right;
-  uint32_t reserved;
 } AttentionScores;
 
 /// What the kernels of both directions know of a call.

@@ -81,7 +81,7 @@ impl<T: Element> Forward<'_, T> {
 
     fn scores(&self) -> AttentionScores {
         let (change, slopes) = (self.scores_change().is_some(), self.slopes.as_ref());
-        let log2_e = std::f64::consts::LOG2_E;
+        let log2_factor = std::f64::consts::LOG2_E * if change { 1.0 } else { f64::from(self.scale) };
         AttentionScores {
             bias: match &self.bias {
                 None => NO_PAIRS,
@@ -96,14 +96,14 @@ impl<T: Element> Forward<'_, T> {
             },
             change: u32::from(change),
             factor: if change { self.scale } else { 1.0 },
-            log2_factor: if change { log2_e as f32 } else { (log2_e * f64::from(self.scale)) as f32 },
+            log2_factor: log2_factor as f32,
+            log2_factor_low: (log2_factor - f64::from(log2_factor as f32)) as f32,
             natural_factor: if change { 1.0 } else { self.scale },
             cap: self.cap.unwrap_or(0.0),
+            slopes_bottom_right: slopes.map_or(0, |(_, bottom_right)| u32::from(*bottom_right)),
             slopes: slopes.map_or(ptr::null(), |(slopes, _)| slopes.address() as *const f32),
             slopes_batch: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[0]),
             slopes_head: slopes.map_or(0, |(slopes, _)| slopes.layout().strides()[1]),
-            slopes_bottom_right: slopes.map_or(0, |(_, bottom_right)| u32::from(*bottom_right)),
-            reserved: 0,
         }
     }
 
