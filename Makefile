@@ -2,8 +2,9 @@
 CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
+PREFIX = /usr/local
 
-.PHONY: help setup demo test accuracy bench check capi candle softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
@@ -38,6 +39,9 @@ candle: setup    ## lints and tests of crates/sumexp-candle, which builds candle
 	cd crates/sumexp-candle && $(CARGO) fmt --check
 	cd crates/sumexp-candle && $(CARGO) clippy --all-targets --target-dir ../../target -- -D warnings
 	cd crates/sumexp-candle && $(CARGO) test --target-dir ../../target
+
+install: capi    ## the C library into PREFIX=/usr/local, with a file for pkg-config; DESTDIR= for packages
+	DESTDIR="$(DESTDIR)" tools/install_capi.sh target/capi "$(PREFIX)"
 
 softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it with LD_LIBRARY_PATH=target/softgpu
 	$(CARGO) build --release -p softgpu

@@ -1,46 +1,13 @@
 //! A program in C, compiled against the header as C99 and as C++, linked with the shared and with the static library, and run on
 //! the host and on the GPU that the tests use.
 
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+mod library;
+
+use library::{built, folder, library_path, root, run};
 use std::process::Command;
 use std::{env, fs};
 
 const SOURCES: [&str; 8] = ["attention", "inference", "layouts", "loss", "main", "refusals", "softmax", "threads"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// What cargo built beside this test: a library, under its plain name or the newest with a hash.
-fn built(name: &str, extension: &str) -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let matching = fs::read_dir(test.parent().unwrap()).unwrap().flatten().filter(|entry| {
-        let path = entry.path();
-        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
-        path.extension() == Some(OsStr::new(extension))
-            && stem.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    });
-    let newest = matching.max_by_key(|entry| entry.metadata().unwrap().modified().unwrap());
-    newest.unwrap_or_else(|| panic!("cargo builds {name}.{extension} before this test")).path()
-}
-
-/// An empty folder of this test.
-fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// The output of a command that must succeed.
-#[track_caller]
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
-    text.into_owned()
-}
 
 /// Compiles and links the program, and runs it on both devices.
 fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
@@ -74,12 +41,6 @@ fn program(name: &str, compiler: &str, language: &[&str], link: &[&str]) {
         // What the checks of the software GPU find is printed, and fails a call.
         assert_eq!(run(&mut command), format!("{kind}: all is right\n"), "{name}");
     }
-}
-
-/// Folders, and those where libraries are looked for already.
-fn library_path(folders: &[&PathBuf]) -> OsString {
-    let others = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    env::join_paths(folders.iter().map(|folder| folder.to_path_buf()).chain(env::split_paths(&others))).unwrap()
 }
 
 #[test]
