@@ -1,4 +1,6 @@
-//! Memory that other libraries allocated: raw pointers in, raw pointers out.
+//! Memory that other libraries allocated: raw pointers in, raw pointers out; and DLPack.
+
+pub mod dlpack;
 
 use crate::device::Device;
 use crate::dtype::Element;

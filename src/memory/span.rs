@@ -64,12 +64,12 @@ impl<'a> Span<'a> {
         start..start + self.bytes as u64
     }
 
-    /// The address of the first byte, for a kernel that is enqueued next and reads.
+    /// The address of the first byte, for a kernel that is enqueued next and reads, or for another library.
     pub(crate) fn address(&self) -> CUdeviceptr {
         if let (Some(memory), Some(stream)) = (self.memory, self.device.stream()) {
             stream.note(memory, false);
         }
-        self.start.addr() as CUdeviceptr
+        self.start.expose_provenance() as CUdeviceptr
     }
 
     /// The elements, if they are on the host.
