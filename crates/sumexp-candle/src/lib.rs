@@ -1,3 +1,5 @@
+//! sumexp for programs that compute with candle.
+//!
 #![doc = include_str!("../README.md")]
 
 mod binary_cross_entropy;
