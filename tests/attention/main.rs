@@ -4,6 +4,7 @@ mod bits;
 mod captured;
 #[path = "../common/mod.rs"]
 mod common;
+mod errors;
 mod explain;
 mod general;
 mod known_bugs;
