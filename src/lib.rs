@@ -1,6 +1,6 @@
 //! Hand-written CUDA kernels for everything that is a log-sum-exp in disguise: softmax, log-softmax, logsumexp, sigmoid,
-//! cross-entropy, distillation and their relatives, forward and backward, sampling and calibration, in f16, bf16 and f32, on
-//! tensors that no safe program can misuse.
+//! cross-entropy, distillation and their relatives, forward and backward, fused [`attention`], sampling and calibration, in f16,
+//! bf16 and f32, on tensors that no safe program can misuse.
 //!
 //! ```
 //! use sumexp::{CrossEntropy, Device, Dim, SoftmaxOptions, Tensor, cross_entropy, softmax};
@@ -33,6 +33,8 @@
 //!   strides, or the schedule of the GPU. Sums are accumulated in f32 and rounded once.
 //! - **Errors are values.** A bad argument is an [`Error`] before anything is launched or written; bad data that a kernel
 //!   meets, such as a target that is no class, is one at the next [`Device::check`] or host copy. Nothing panics.
+//! - **Attention never has its scores in memory**, whatever hides keys: [`attention::forward`] takes every [`Mask`], packed
+//!   sequences, grouped heads and few queries of many keys, and [`attention::explain`] says what will run and what it skips.
 //! - **Work that repeats can be captured** in a [`Graph`] and launched again and again, with changed contents.
 //!
 //! # Memory and streams
