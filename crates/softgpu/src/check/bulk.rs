@@ -212,8 +212,12 @@ impl Order {
         self.clocks.step(warp)
     }
 
-    /// Whether a thread (warp, lane) is ordered behind what another (warp, lane) did in a step.
+    /// Whether a thread (warp, lane) is ordered behind what another (warp, lane) of the CTA whose memory is looked at did
+    /// in a step.
     pub(crate) fn is_behind(&self, (warp, lane): (u32, u32), (other, other_lane, step): (u32, u32, u32)) -> bool {
+        if self.is_away() {
+            return self.knows_away(warp, other, other_lane, step);
+        }
         self.clocks.orders(warp, other, other_lane, false, step)
             || warp == other && (lane == other_lane || self.clocks.lane_knows(warp, lane, other_lane, step))
     }

@@ -111,6 +111,12 @@ impl Order {
         (heard, Visit { cta: self.clocks.cta(), warp, lane, pc, step: self.clocks.step(warp) })
     }
 
+    /// Whether a warp knows what a lane of the CTA whose memory is looked at did in a step.
+    pub(super) fn knows_away(&self, warp: u32, other: u32, lane: u32, step: u32) -> bool {
+        let act = Act { warp: other, lane: Some(lane), step, word: None };
+        self.home.zip(self.clocks.far(warp)).is_some_and(|(home, far)| self.global.across.orders(far, home, act))
+    }
+
     /// Whether some thread of this CTA, all of whose threads have exited, did so behind a visit.
     pub(crate) fn is_behind_visit(&self, visit: &Visit) -> bool {
         let act = Act { warp: visit.warp, lane: Some(visit.lane), step: visit.step, word: None };

@@ -14,6 +14,8 @@ use crate::mem::windows::{Window, classify};
 const WORDS: usize = 4;
 /// Instructions between two repetitions that still belong to one loop.
 const LOOP: u64 = 256;
+/// Repeated loads that a barrier asked again counts for.
+const BARRIER_WEIGHT: u64 = 16;
 
 /// What one warp polls.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +82,14 @@ impl Polls {
         self.quiet = if at >= start { now - at } else { self.quiet.saturating_add(now - start) };
         self.quiet <= LOOP
     }
+}
+
+/// A barrier that is not complete. Nobody asks one as often as memory before giving up: each repetition counts for several.
+#[cold]
+pub(crate) fn waited(warp: &mut Warp, env: &mut Env<'_>, access: &Access, window: u64, bytes: usize) {
+    let repeated = env.spins.repeated;
+    polled(warp, env, access, window, bytes);
+    env.spins.repeated += (env.spins.repeated - repeated) * (BARRIER_WEIGHT - 1);
 }
 
 /// A load or an atomic operation that changed nothing.

@@ -38,10 +38,11 @@ pub(super) fn pending(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32
     let address = access.address[lane as usize % LANES] as u32;
     let word = (address & !3..address + bytes).step_by(4).find(|&word| env.shared.is_pending(word, 4, writes));
     let owner = word.and_then(|word| {
-        let older = env.copies.owner(word).map(|(warp, lane, pc)| (warp, lane, pc, true));
-        older.or_else(|| env.beside.flights.owner(word, writes))
+        let older = env.copies.owner(word).map(|(warp, lane, pc)| (env.cta, warp, lane, pc, true));
+        let here = older.or_else(|| env.beside.flights.owner(word, writes));
+        here.or_else(|| env.cluster.reader(word).map(|(cta, warp, lane, pc)| (cta, warp, lane, pc, false)))
     });
-    let Some((by, by_lane, pc, into)) = owner else { return };
+    let Some((cta, by, by_lane, pc, into)) = owner else { return };
     if env.seen(Detector::AsyncCopy, Some(pc)) {
         return;
     }
@@ -52,7 +53,7 @@ pub(super) fn pending(warp: &Warp, env: &mut Env<'_>, access: &Access, mask: u32
         env.shared.name(address),
         lanes(bad)
     );
-    let other = Some(env.kernel.describe(pc, env.cta, by, by_lane));
+    let other = Some(env.kernel.describe(pc, cta, by, by_lane));
     let finding = Finding::new(Detector::AsyncCopy, env.at(warp, lane), text);
     env.find(Finding { address: Some(u64::from(address)), other, ..finding });
 }

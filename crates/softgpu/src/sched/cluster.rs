@@ -6,9 +6,9 @@ use crate::exec::Env;
 use crate::exec::hopper::cluster::Cluster as Together;
 use crate::launch::Launch;
 
-/// Instructions of a CTA's turn beside others of its cluster.
+/// Instructions of a CTA's turn beside others of its cluster: more than it takes to see that it only polls.
 const TURN: u64 = 1 << 14;
-/// Longest turn of other schedules than the plain one.
+/// Longest turn of other schedules than the plain one, after the first.
 const LONGEST_RANDOM_TURN: u64 = 512;
 
 /// A cluster that has started; most have one CTA.
@@ -86,34 +86,39 @@ impl Cluster {
 
 fn in_turn(ctas: &mut [Cta], env: &mut Env<'_>, mut random: Option<&mut Random>, until: u64) -> Slice {
     let mut turns: Vec<usize> = (0..ctas.len()).collect();
+    // How often memory had changed when a CTA was last seen to do nothing but poll: until it changes again it has no more
+    // to do.
+    let mut idle: Vec<Option<u64>> = vec![None; ctas.len()];
+    let mut first = true;
     loop {
         if let Some(random) = random.as_deref_mut() {
             random.shuffle(&mut turns);
         }
-        let (changes, mut works, mut left) = (env.spins.changes, false, false);
         for rank in turns.iter().copied() {
             if ctas[rank].is_done() {
                 continue;
             }
-            let turn = random.as_deref_mut().map_or(TURN, |r| 1 + r.below(LONGEST_RANDOM_TURN));
+            let long = first || env.clock.is_multiple_of(8);
+            let turn = random.as_deref_mut().filter(|_| !long).map_or(TURN, |r| 1 + r.below(LONGEST_RANDOM_TURN));
             std::mem::swap(&mut ctas[rank].own, &mut env.cluster.seats[rank]);
             env.cluster.enter(rank);
             let slice = ctas[rank].run(env, random.as_deref_mut(), until.min(env.clock + turn));
             std::mem::swap(&mut ctas[rank].own, &mut env.cluster.seats[rank]);
             match slice {
                 Slice::Fault => return Slice::Fault,
-                Slice::Done => works = true,
-                Slice::Over => (works, left) = (true, true),
-                Slice::Polls => left = true,
+                Slice::Polls => idle[rank] = Some(env.spins.changes),
+                Slice::Done | Slice::Over => {}
             }
         }
-        if !left {
+        first = false;
+        if ctas.iter().all(Cta::is_done) {
             return Slice::Done;
         }
         if env.clock >= until {
             return Slice::Over;
         }
-        if !works && env.spins.changes == changes {
+        let changes = Some(env.spins.changes);
+        if ctas.iter().zip(&idle).all(|(cta, idle)| cta.is_done() || *idle == changes) {
             return Slice::Polls;
         }
     }

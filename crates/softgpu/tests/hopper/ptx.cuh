@@ -73,3 +73,20 @@ INLINE uint32_t of_block(const void* p, uint32_t rank) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared(p)), "r"(rank));
     return at;
 }
+INLINE void arrive_at(uint32_t rank, uint64_t* b) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(of_block(b, rank)) : "memory");
+}
+INLINE void load_multicast(void* to, const void* from, uint32_t bytes, uint64_t* b, uint16_t ranks) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
+            shared(to)), "l"(from), "r"(bytes), "r"(shared(b)), "h"(ranks) : "memory");
+}
+INLINE void load_2d_multicast(void* to, const Map* m, int x, int y, uint64_t* b, uint16_t ranks) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
+            shared(to)), "l"(m), "r"(x), "r"(y), "r"(shared(b)), "h"(ranks) : "memory");
+}
+INLINE void copy_to(uint32_t rank, void* to, const void* from, uint32_t bytes, uint64_t* b) {
+    asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     of_block(to, rank)), "r"(shared(from)), "r"(bytes), "r"(of_block(b, rank)) : "memory");
+}

@@ -3,7 +3,8 @@
 use super::super::access::{Access, lanes_of};
 use super::super::warp::LANES;
 use super::super::{Env, Warp, ops, shared};
-use super::flight::{self, Flight, Job, OPEN};
+use super::cluster;
+use super::flight::{self, Flight, Job, OPEN, Source};
 use super::mbarrier;
 use super::tensor;
 use super::tile::{self, Place, Reduction, Swizzle, Tile};
@@ -32,6 +33,10 @@ pub mod form {
     pub const DIMENSIONS: u32 = 7;
     /// It goes to device memory.
     pub const STORE: u32 = 1 << 3;
+    /// To shared memory: it comes from the CTA's own.
+    pub const BETWEEN: u32 = 1 << 5;
+    /// To several CTAs of the cluster: a mask of them is the last operand.
+    pub const MULTICAST: u32 = 1 << 6;
     /// It combines: action and type follow from here, eight bits each.
     pub const REDUCE: u32 = 1 << 4;
     /// Where the action stands.
@@ -44,6 +49,9 @@ ops! {
     /// A copy; the kernel's pool holds from `x` on: the address in shared memory; for loads that of the memory barrier;
     /// the address in device memory or of the tensor map; then the slot of the size, or of the coordinates.
     COPY = |warp, env, inst, mask| copy(warp, env, inst, mask);
+    /// `st.async`; the kernel's pool holds from `x` on: the address, that of the memory barrier, then the registers of the
+    /// values, `y & 15` of them, of `y >> 4` bytes each.
+    STORE_ASYNC = |warp, env, inst, mask| store_async(warp, env, inst, mask);
     /// `cp.async.bulk.commit_group`
     COMMIT = |warp, env, _, mask| {
         flight::drift(env);
@@ -131,22 +139,21 @@ fn part(warp: &Warp, env: &mut Env<'_>, operands: &[u16], y: u32, lane: usize) -
 
 fn copy(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
     flight::drift(env);
-    let kernel = env.kernel;
-    let store = inst.y & form::STORE != 0;
     for lane in lanes_of(mask) {
-        let operands = &kernel.pool[inst.x as usize..];
+        let operands = &env.kernel.pool[inst.x as usize..];
         let Some(at) = in_shared(warp, env, operands, lane) else { return };
-        let rest = &operands[ADDRESS * if store { 1 } else { 2 }..];
-        let Some(part) = part(warp, env, rest, inst.y, lane) else { return };
-        let align = if inst.y & form::DIMENSIONS != 0 { 128 } else { 16 };
-        if !inside(warp, env, lane, at, part.bytes, align, store) {
-            return;
-        }
-        if store {
-            start_store(warp, env, lane as u32, at as u32, part);
+        let (rank, at) = env.cluster.place(at);
+        if inst.y & form::STORE != 0 {
+            let Some(part) = part(warp, env, &operands[ADDRESS..], inst.y, lane) else { return };
+            let align = if inst.y & form::DIMENSIONS != 0 { 128 } else { 16 };
+            if rank != env.cluster.rank {
+                return elsewhere(warp, env, lane, "copies to device memory start");
+            }
+            if inside(warp, env, lane, at, part.bytes, align, true) {
+                start_store(warp, env, lane as u32, at as u32, part);
+            }
         } else {
-            let Some(barrier) = in_shared(warp, env, &operands[ADDRESS..], lane) else { return };
-            start_load(warp, env, lane as u32, (at as u32, barrier), part);
+            load(warp, env, inst.y, operands, lane, (rank, at));
         }
         if env.fault.is_some() {
             return;
@@ -155,8 +162,123 @@ fn copy(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
     flight::drift(env);
 }
 
+#[cold]
+fn elsewhere(warp: &Warp, env: &mut Env<'_>, lane: usize, what: &str) {
+    let text = format!("{what} in the CTA's own shared memory, and not in another's");
+    env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+}
+
+/// A lane's copy to shared memory, of the CTA of a rank or, from the same offset on, of several.
+fn load(warp: &Warp, env: &mut Env<'_>, y: u32, operands: &[u16], lane: usize, (rank, at): (u32, u64)) {
+    let Some(barrier) = in_shared(warp, env, &operands[ADDRESS..], lane) else { return };
+    let (completes, barrier) = env.cluster.place(barrier);
+    if completes != rank {
+        let text = format!("a copy to CTA {rank} of the cluster, completed by an mbarrier of CTA {completes}");
+        return env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+    }
+    let rest = &operands[2 * ADDRESS..];
+    if y & form::BETWEEN != 0 {
+        return between(warp, env, rest, lane, (rank, at, barrier));
+    }
+    let Some(part) = part(warp, env, rest, y, lane) else { return };
+    for segment in &part.place.segments {
+        env.tally.bulk_load(env.pc, segment.address, segment.bytes);
+    }
+    let align = if y & form::DIMENSIONS != 0 { 128 } else { 16 };
+    let mut ranks = 1 << rank;
+    if y & form::MULTICAST != 0 {
+        ranks = warp.r32(rest[ADDRESS + (y & form::DIMENSIONS).max(1) as usize])[lane] & 0xFFFF;
+        if rank != env.cluster.rank || ranks >> env.cluster.size() != 0 || ranks == 0 {
+            let text = format!("a copy to the CTAs {ranks:#b} of a cluster of {}", env.cluster.size());
+            return env.fault(warp, lane as u32, code::ILLEGAL_INSTRUCTION, text);
+        }
+    }
+    for rank in (0..16).filter(|rank| ranks >> rank & 1 != 0) {
+        cluster::at(warp, env, lane as u32, rank, |env| {
+            if inside(warp, env, lane, at, part.bytes, align, false) {
+                start_load(warp, env, lane as u32, (at as u32, barrier), &part);
+            }
+        });
+        if env.fault.is_some() {
+            return;
+        }
+    }
+}
+
+/// A lane's copy from the CTA's own shared memory to that of a CTA of the cluster.
+fn between(warp: &Warp, env: &mut Env<'_>, rest: &[u16], lane: usize, (rank, at, barrier): (u32, u64, u64)) {
+    let Some(from) = in_shared(warp, env, rest, lane) else { return };
+    let (source, from) = env.cluster.place(from);
+    if source != env.cluster.rank {
+        return elsewhere(warp, env, lane, "copies between CTAs start");
+    }
+    let bytes = warp.r32(rest[ADDRESS])[lane];
+    if !bytes.is_multiple_of(16) || bytes == 0 {
+        let text = format!("misaligned: copy in bulk of {bytes} bytes, no multiple of 16");
+        return env.fault(warp, lane as u32, code::MISALIGNED, text);
+    }
+    if !inside(warp, env, lane, from, bytes, 16, true) {
+        return;
+    }
+    let from = from as u32;
+    if env.launch.settings.checks.init {
+        check_written(warp, env, lane as u32, from, bytes);
+    }
+    if env.launch.settings.checks.race {
+        env.order.cover_shared(env.shared.len_words());
+        let by = By { warp: warp.index, lane: lane as u32, pc: env.pc, strong: false };
+        check_readable(warp, env, by, from, bytes);
+        note_read(env, by, from, bytes);
+        env.shared.set_reading(from, bytes, true);
+    }
+    cluster::at(warp, env, lane as u32, rank, |env| {
+        if inside(warp, env, lane, at, bytes, 16, false) {
+            land_later(warp, env, lane as u32, (at as u32, bytes, barrier), Source::Shared(source, from));
+        }
+    });
+}
+
+fn store_async(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
+    flight::drift(env);
+    let operands = &env.kernel.pool[inst.x as usize..];
+    let (count, size) = ((inst.y & 15) as usize, inst.y >> 4);
+    let bytes = count as u32 * size;
+    for lane in lanes_of(mask) {
+        let Some(at) = in_shared(warp, env, operands, lane) else { return };
+        let Some(barrier) = in_shared(warp, env, &operands[ADDRESS..], lane) else { return };
+        let ((rank, at), (completes, barrier)) = (env.cluster.place(at), env.cluster.place(barrier));
+        if completes != rank {
+            let text = format!("a store to CTA {rank} of the cluster, completed by an mbarrier of CTA {completes}");
+            return env.fault(warp, lane as u32, code::ILLEGAL_ADDRESS, text);
+        }
+        let value = |slot: &u16| match size {
+            8 => warp.r64(*slot)[lane].to_le_bytes().to_vec(),
+            _ => warp.r32(*slot)[lane].to_le_bytes().to_vec(),
+        };
+        let values = operands[2 * ADDRESS..][..count].iter().flat_map(value).collect();
+        let done = cluster::at(warp, env, lane as u32, rank, |env| {
+            if inside(warp, env, lane, at, bytes, u64::from(bytes), false) {
+                let from = Source::Value(Tile::of_bytes(values));
+                land_later(warp, env, lane as u32, (at as u32, bytes, barrier), from);
+            }
+        });
+        if done.is_none() || env.fault.is_some() {
+            return;
+        }
+    }
+    flight::drift(env);
+}
+
 /// Faults unless one array holds all bytes at an aligned place, and reports those that belong to other copies.
-fn inside(warp: &Warp, env: &mut Env<'_>, lane: usize, at: u64, bytes: u32, align: u64, store: bool) -> bool {
+pub(super) fn inside(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    lane: usize,
+    at: u64,
+    bytes: u32,
+    align: u64,
+    store: bool,
+) -> bool {
     let end = at.saturating_add(u64::from(bytes));
     if !at.is_multiple_of(align) {
         let text = format!("misaligned: copy in bulk at shared address {at:#x}, not a multiple of {align}");
@@ -180,17 +302,35 @@ fn inside(warp: &Warp, env: &mut Env<'_>, lane: usize, at: u64, bytes: u32, alig
     true
 }
 
-fn start_load(warp: &Warp, env: &mut Env<'_>, lane: u32, (to, barrier): (u32, u64), part: Part) {
-    let Part { place: from, bytes, swizzle, .. } = part;
+fn start_load(warp: &Warp, env: &mut Env<'_>, lane: u32, (to, barrier): (u32, u64), part: &Part) {
+    let from = &part.place;
+    if env.launch.settings.checks.race {
+        let by = By { warp: warp.index, lane, pc: env.pc, strong: false };
+        tile::touch(warp, env, by, from, None);
+    }
+    let source = Source::Memory(from.clone(), Tile::of_memory(env, from, part.bytes));
+    let to = (to, part.bytes, barrier);
+    land_swizzled(warp, env, lane, to, source, part.swizzle);
+}
+
+/// Bytes are to come to the shared memory that is looked at: what is checked and marked when they start.
+pub(super) fn land_later(warp: &Warp, env: &mut Env<'_>, lane: u32, to: (u32, u32, u64), from: Source) {
+    land_swizzled(warp, env, lane, to, from, Swizzle::default());
+}
+
+fn land_swizzled(
+    warp: &Warp,
+    env: &mut Env<'_>,
+    lane: u32,
+    (to, bytes, barrier): (u32, u32, u64),
+    from: Source,
+    swizzle: Swizzle,
+) {
     if mbarrier::for_copy(warp, env, lane, barrier).is_none() {
         return;
     }
-    for segment in &from.segments {
-        env.tally.bulk_load(env.pc, segment.address, segment.bytes);
-    }
     let given = if env.launch.settings.checks.race {
         let by = By { warp: warp.index, lane, pc: env.pc, strong: false };
-        tile::touch(warp, env, by, &from, None);
         env.order.cover_shared(env.shared.len_words());
         if let Some((at, clash)) = env.order.claim_shared(by, to, bytes) {
             let race = Race { detector: Detector::SharedRace, address: u64::from(at), wrote: true, clash };
@@ -201,9 +341,8 @@ fn start_load(warp: &Warp, env: &mut Env<'_>, lane: u32, (to, barrier): (u32, u6
     } else {
         Default::default()
     };
-    let seen = Tile::of_memory(env, &from, bytes);
-    let job = Job::Load { to, bytes, swizzle, barrier: barrier as u32, from, seen, given: Box::new(given) };
-    env.beside.flights.start(Flight { warp: warp.index, lane, pc: env.pc, job });
+    let job = Job::Load { to, bytes, swizzle, barrier: barrier as u32, from, given: Box::new(given) };
+    env.beside.flights.start(Flight { cta: env.cta, warp: warp.index, lane, pc: env.pc, job });
 }
 
 fn start_store(warp: &Warp, env: &mut Env<'_>, lane: u32, from: u32, part: Part) {
@@ -222,7 +361,7 @@ fn start_store(warp: &Warp, env: &mut Env<'_>, lane: u32, from: u32, part: Part)
         env.shared.set_reading(from, bytes, true);
     }
     let job = Job::Store { from, bytes, swizzle, to, reduce, group: OPEN, read: None, waited: false, written: false };
-    env.beside.flights.start(Flight { warp: warp.index, lane, pc: env.pc, job });
+    env.beside.flights.start(Flight { cta: env.cta, warp: warp.index, lane, pc: env.pc, job });
 }
 
 /// Reports bytes that go to device memory and that nobody wrote.

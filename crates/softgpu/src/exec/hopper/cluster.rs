@@ -126,6 +126,22 @@ impl Cluster {
         self.barrier.settle();
     }
 
+    /// How many CTAs it has.
+    pub(crate) fn size(&self) -> u32 {
+        self.ctas.len() as u32
+    }
+
+    /// The rank of the CTA in whose memory an address lies, and the offset there.
+    pub(crate) fn place(&self, at: u64) -> (u32, u64) {
+        let rank = (at >> RANK_AT).checked_sub(1).map_or(self.rank, |rank| rank.min(u64::from(u32::MAX)) as u32);
+        (rank, at & ((1 << RANK_AT) - 1))
+    }
+
+    /// The copy to another CTA that reads a byte of the memory that is looked at: its CTA, warp, lane and instruction.
+    pub(crate) fn reader(&self, at: u32) -> Option<([u32; 3], u32, u32, u32)> {
+        self.seats.iter().find_map(|seat| seat.beside.flights.reader(self.here, at))
+    }
+
     /// The offset of an address in the memory that is looked at; `None` if it lies in another CTA's.
     pub(crate) fn offset(&self, at: u64) -> Option<u64> {
         let rank = at >> RANK_AT;
@@ -221,7 +237,7 @@ fn wait(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
     if barrier.arrived[rank][w] & mask != 0 {
         env.again = true;
         let access = Access::of::<4>([0; LANES], mask);
-        return poll::polled(warp, env, &access, BARRIER, 4);
+        return poll::waited(warp, env, &access, BARRIER, 4);
     }
     barrier.open[rank][w] &= !mask;
     if inst.y & form::RELAXED == 0 {
@@ -238,8 +254,19 @@ pub(crate) fn at<R>(
     rank: u32,
     f: impl FnOnce(&mut Env<'_>) -> R,
 ) -> Option<R> {
+    let away = enter(warp, env, lane, rank)?;
+    let result = f(env);
+    leave(env, away);
+    Some(result)
+}
+
+/// Who visits: the rank that it comes from, and if that is another one its own memory's place.
+pub(super) struct Away(Option<(u32, Seat)>);
+
+/// From now on the memory of the CTA of a rank stands in the place of the own, in the name of a lane. `None` after a fault.
+pub(super) fn enter(warp: &Warp, env: &mut Env<'_>, lane: u32, rank: u32) -> Option<Away> {
     if rank == env.cluster.here {
-        return Some(f(env));
+        return Some(Away(None));
     }
     let Some(cta) = env.cluster.ctas.get(rank as usize).copied() else {
         let text = format!("an access to CTA {rank} of a cluster of {}", env.cluster.ctas.len());
@@ -264,12 +291,20 @@ pub(crate) fn at<R>(
     }
     let mut seat = std::mem::take(&mut env.cluster.seats[rank as usize]);
     swap(env, &mut seat);
-    let own = std::mem::replace(&mut env.cluster.here, rank);
-    let result = f(env);
-    env.cluster.here = own;
+    Some(Away(Some((std::mem::replace(&mut env.cluster.here, rank), seat))))
+}
+
+/// Everything is in its place again.
+pub(super) fn leave(env: &mut Env<'_>, away: Away) {
+    let Some((own, mut seat)) = away.0 else { return };
     swap(env, &mut seat);
+    let rank = std::mem::replace(&mut env.cluster.here, own);
     env.cluster.seats[rank as usize] = seat;
-    Some(result)
+}
+
+/// The shared memory of the CTA of a rank.
+pub(super) fn memory<'e>(env: &'e mut Env<'_>, rank: u32) -> &'e mut Shared {
+    if rank == env.cluster.here { &mut env.shared } else { &mut env.cluster.seats[rank as usize].shared }
 }
 
 /// The memory of another CTA comes to the place of the own, or back.

@@ -7,7 +7,7 @@
 use super::super::access::Access;
 use super::super::{Env, LANES, Warp, copies};
 use super::tile::{Place, Segment, Tile};
-use super::{mbarrier, tile};
+use super::{cluster, mbarrier, tile};
 use crate::check::race::By;
 use crate::check::{Detector, Finding, Message};
 use crate::launch::code;
@@ -28,6 +28,7 @@ pub(crate) struct Flights {
 
 /// One copy, and who started it.
 pub(super) struct Flight {
+    pub(super) cta: [u32; 3],
     pub(super) warp: u32,
     pub(super) lane: u32,
     pub(super) pc: u32,
@@ -43,9 +44,7 @@ pub(super) enum Job {
         swizzle: tile::Swizzle,
         /// Address of the memory barrier that counts them.
         barrier: u32,
-        from: Place,
-        /// What the source held at the start.
-        seen: Tile,
+        from: Source,
         /// What the thread hands over to those who wait.
         given: Box<Message>,
     },
@@ -68,16 +67,38 @@ pub(super) enum Job {
     Arrive { barrier: u32, before: u64, given: Box<Message> },
 }
 
+/// Where bytes for shared memory come from.
+pub(super) enum Source {
+    /// From device memory, and what that held at the start.
+    Memory(Place, Tile),
+    /// From an offset in the shared memory of the CTA of a rank.
+    Shared(u32, u32),
+    /// From a thread.
+    Value(Tile),
+}
+
 impl Flights {
-    /// The copy that owns a byte of shared memory: its warp, lane and instruction; `writes` if it writes there.
-    pub(crate) fn owner(&self, at: u32, any: bool) -> Option<(u32, u32, u32, bool)> {
+    /// The copy that owns a byte of shared memory: its CTA, warp, lane and instruction; `writes` if it writes there.
+    pub(crate) fn owner(&self, at: u32, any: bool) -> Option<([u32; 3], u32, u32, u32, bool)> {
         self.queue.iter().find_map(|flight| {
             let (range, writes) = match &flight.job {
                 Job::Load { to, bytes, .. } => (*to..*to + *bytes, true),
                 Job::Store { from, bytes, waited: false, .. } if any => (*from..*from + *bytes, false),
                 _ => return None,
             };
-            range.contains(&at).then_some((flight.warp, flight.lane, flight.pc, writes))
+            range.contains(&at).then_some((flight.cta, flight.warp, flight.lane, flight.pc, writes))
+        })
+    }
+
+    /// The copy that reads a byte of the shared memory of the CTA of a rank: its CTA, warp, lane and instruction.
+    pub(super) fn reader(&self, rank: u32, at: u32) -> Option<([u32; 3], u32, u32, u32)> {
+        self.queue.iter().find_map(|flight| match &flight.job {
+            Job::Load { from: Source::Shared(owner, from), bytes, .. }
+                if *owner == rank && (*from..from + bytes).contains(&at) =>
+            {
+                Some((flight.cta, flight.warp, flight.lane, flight.pc))
+            }
+            _ => None,
         })
     }
 
@@ -137,7 +158,7 @@ pub(crate) fn check_target(warp: &Warp, env: &mut Env<'_>, access: &Access, byte
 pub(super) fn arrive_later(warp: &Warp, env: &mut Env<'_>, lane: u32, at: u32) {
     let given = Box::new(env.order.release(warp.index, 1 << lane, warp.live));
     let job = Job::Arrive { barrier: at, before: env.copies.started(), given };
-    env.beside.flights.start(Flight { warp: warp.index, lane, pc: env.pc, job });
+    env.beside.flights.start(Flight { cta: env.cta, warp: warp.index, lane, pc: env.pc, job });
 }
 
 /// Nobody can go on: something must happen now. False if nothing is under way that anybody could wait for.
@@ -246,12 +267,26 @@ fn land(env: &mut Env<'_>, mut flight: Flight) {
     read(env, &mut flight);
     let by = By { warp: flight.warp, lane: flight.lane, pc: flight.pc, strong: false };
     match flight.job {
-        Job::Load { to, bytes, swizzle, barrier, from, seen, given } => {
-            let now = Tile::of_memory(env, &from, bytes);
-            if env.launch.settings.checks.race {
-                if now.bytes != seen.bytes {
-                    source_changed(env, &by, &from);
+        Job::Load { to, bytes, swizzle, barrier, from, given } => {
+            let race = env.launch.settings.checks.race;
+            let now = match from {
+                Source::Memory(place, seen) => {
+                    let now = Tile::of_memory(env, &place, bytes);
+                    if race && now.bytes != seen.bytes {
+                        source_changed(env, flight.cta, &by, &place);
+                    }
+                    now
                 }
+                Source::Shared(rank, at) => {
+                    let theirs = cluster::memory(env, rank);
+                    if race {
+                        theirs.set_reading(at, bytes, false);
+                    }
+                    Tile::of_shared(theirs, at, bytes, tile::Swizzle::default())
+                }
+                Source::Value(tile) => tile,
+            };
+            if race {
                 env.shared.set_pending(to, bytes, false);
             }
             now.to_shared(&mut env.shared, to, swizzle);
@@ -278,13 +313,13 @@ fn land(env: &mut Env<'_>, mut flight: Flight) {
     }
 }
 
-fn source_changed(env: &mut Env<'_>, by: &By, from: &Place) {
+fn source_changed(env: &mut Env<'_>, cta: [u32; 3], by: &By, from: &Place) {
     let address = from.address();
     let text = format!(
         "the source of a copy in bulk changed before the copy had come, at {address:#x}, {}",
         env.launch.memory.describe(address)
     );
-    let at = env.kernel.describe(by.pc, env.cta, by.warp, by.lane);
+    let at = env.kernel.describe(by.pc, cta, by.warp, by.lane);
     env.find(Finding { address: Some(address), ..Finding::new(Detector::AsyncCopy, at, text) });
 }
 
@@ -310,7 +345,7 @@ pub(crate) fn end(env: &mut Env<'_>) {
             }
         };
         if env.launch.settings.checks.race && !env.seen_at(Detector::AsyncCopy, flight.pc, None) {
-            let at = env.kernel.describe(flight.pc, env.cta, flight.warp, flight.lane);
+            let at = env.kernel.describe(flight.pc, flight.cta, flight.warp, flight.lane);
             env.find(Finding::new(Detector::AsyncCopy, at, format!("the block ends {what}")));
         }
         land(env, flight);

@@ -7,7 +7,7 @@
 use super::super::access::{Access, lanes_of};
 use super::super::warp::LANES;
 use super::super::{Env, Warp, ops, shared};
-use super::{flight, shared_addresses};
+use super::{cluster, flight, shared_addresses};
 use crate::check::race::By;
 use crate::check::{Detector, Finding, Message, poll};
 use crate::ir::Inst;
@@ -43,23 +43,25 @@ ops! {
     /// `mbarrier.expect_tx` of `b` bytes.
     EXPECT = |warp, env, inst, mask| {
         let bytes = *warp.r32(inst.b);
-        strong(warp, env, inst, mask, |warp, env, lane, at| {
+        anywhere(warp, env, inst, mask, |warp, env, mask| strong(warp, env, inst, mask, |warp, env, lane, at| {
             if known(warp, env, lane, at) {
                 expect(warp, env, lane, at, bytes[lane as usize]);
             }
-        });
+        }));
     };
     /// `mbarrier.complete_tx` of `b` bytes.
     COMPLETE = |warp, env, inst, mask| {
         let bytes = *warp.r32(inst.b);
-        strong(warp, env, inst, mask, |warp, env, lane, at| {
+        anywhere(warp, env, inst, mask, |warp, env, mask| strong(warp, env, inst, mask, |warp, env, lane, at| {
             if known(warp, env, lane, at) {
                 complete(env, at, bytes[lane as usize], None);
             }
-        });
+        }));
     };
     /// `mbarrier.arrive` and `arrive_drop`: `d` the state before, `b` arrivals or bytes, `y` from [`form`].
-    ARRIVE = |warp, env, inst, mask| arrive(warp, env, inst, mask);
+    ARRIVE = |warp, env, inst, mask| {
+        anywhere(warp, env, inst, mask, |warp, env, mask| arrive(warp, env, inst, mask));
+    };
     /// `cp.async.mbarrier.arrive`
     ARRIVE_OF_COPIES = |warp, env, inst, mask| arrive_of_copies(warp, env, inst, mask);
     /// `mbarrier.test_wait` and `try_wait`: predicate `d` whether phase `b` is over.
@@ -136,6 +138,34 @@ impl Barriers {
     /// What is missing at the barrier at an address, in words.
     pub(crate) fn describe(&self, at: u32) -> Option<String> {
         self.list.get(&at).map(Barrier::describe)
+    }
+}
+
+/// For the lanes of each CTA in whose memory objects lie, there.
+fn anywhere(
+    warp: &mut Warp,
+    env: &mut Env<'_>,
+    inst: &Inst,
+    mask: u32,
+    mut f: impl FnMut(&mut Warp, &mut Env<'_>, u32),
+) {
+    if env.cluster.size() == 1 {
+        return f(warp, env, mask);
+    }
+    let access = Access::new::<1>(warp, inst, mask);
+    let ranks = access.address.map(|at| env.cluster.place(at & u64::from(u32::MAX)).0);
+    let mut left = mask;
+    while left != 0 {
+        let first = left.trailing_zeros();
+        let rank = ranks[first as usize];
+        let there = lanes_of(left).filter(|lane| ranks[*lane] == rank).fold(0, |all, lane| all | 1 << lane);
+        left &= !there;
+        let Some(away) = cluster::enter(warp, env, first, rank) else { return };
+        f(warp, env, there);
+        cluster::leave(env, away);
+        if env.fault.is_some() {
+            return;
+        }
     }
 }
 
@@ -407,7 +437,7 @@ fn test(warp: &mut Warp, env: &mut Env<'_>, inst: &Inst, mask: u32) {
         && let Some(address) = shared_addresses(warp, env, inst, mask & !over)
     {
         let access = Access::of::<8>(address, mask & !over);
-        poll::polled(warp, env, &access, windows::SHARED, 8);
+        poll::waited(warp, env, &access, windows::SHARED, 8);
     }
 }
 

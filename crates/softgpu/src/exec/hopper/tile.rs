@@ -131,6 +131,11 @@ impl Tile {
         tile
     }
 
+    /// What a thread gives.
+    pub(super) fn of_bytes(bytes: Vec<u8>) -> Tile {
+        Tile { bytes, missing: Vec::new() }
+    }
+
     /// What shared memory holds.
     pub(super) fn of_shared(shared: &Shared, from: u32, bytes: u32, swizzle: Swizzle) -> Tile {
         let mut tile = Tile { bytes: Vec::with_capacity(bytes as usize), missing: Vec::new() };

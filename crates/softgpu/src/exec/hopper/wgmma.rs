@@ -83,7 +83,7 @@ ops! {
         if !product::wait(warp, env, inst.x) {
             env.again = true;
             let access = Access::of::<4>([0; LANES], mask);
-            poll::polled(warp, env, &access, windows::SHARED, 4);
+            poll::waited(warp, env, &access, windows::SHARED, 4);
         }
     };
 }

@@ -13,6 +13,7 @@ use crate::ptx::{Base, Operand, Statement, Type};
 pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
     Some(match stmt.op() {
         "ld" | "ldu" => load(stmt, lower),
+        "st" if stmt.has("async") => return None,
         "st" => store(stmt, lower),
         "atom" => atomic(stmt, lower, true),
         "red" => atomic(stmt, lower, false),

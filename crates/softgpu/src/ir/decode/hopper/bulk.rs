@@ -46,13 +46,18 @@ pub fn copy(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         _ => {}
     }
     let dimensions = dimensions(&mut mods)?;
+    let mut y = dimensions;
     let store = match (mods.take(), mods.take()) {
         (Some("global"), Some("shared::cta")) => true,
         (Some("shared::cluster" | "shared::cta"), Some("global")) if !reduce => false,
+        (Some("shared::cluster"), Some("shared::cta")) if !reduce && dimensions == 0 => {
+            y |= form::BETWEEN;
+            false
+        }
         (Some(to), Some(from)) => return Err(Reject(format!("copies from .{from} to .{to} are not implemented"))),
         _ => return Err("the spaces of a copy are missing".into()),
     };
-    let mut y = dimensions | if store { form::STORE } else { 0 };
+    y |= if store { form::STORE } else { 0 };
     let mut action = None;
     if reduce && dimensions != 0 {
         action = mods.take();
@@ -64,8 +69,8 @@ pub fn copy(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     if !mods.eat(completion) {
         return Err(Reject(format!(".{completion} is expected, and not .{}", mods.peek().unwrap_or("nothing"))));
     }
-    if mods.eat("multicast::cluster") {
-        return Err("clusters are not implemented".into());
+    if !store && y & form::BETWEEN == 0 && mods.eat("multicast::cluster") {
+        y |= form::MULTICAST;
     }
     let policy = mods.eat(POLICY);
     if reduce {
@@ -88,6 +93,12 @@ pub fn copy(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         // Where data stay in the caches changes no value.
         let [others @ .., hint] = rest else { return Err("a cache policy is missing".into()) };
         lower.src(hint, Type::B64)?;
+        rest = others;
+    }
+    let mut ranks = None;
+    if y & form::MULTICAST != 0 {
+        let [others @ .., mask] = rest else { return Err("the CTAs of a multicast are missing".into()) };
+        ranks = Some(mask);
         rest = others;
     }
     let (global, shared, size, barrier) = match (store, dimensions, rest) {
@@ -122,6 +133,9 @@ pub fn copy(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
             }
         }
         (None, other) => return Err(Reject(format!("operand {other:?} where a tensor map is expected"))),
+    }
+    if let Some(ranks) = ranks {
+        list.push(lower.src(ranks, Type::B16)?);
     }
     let x = lower.put(&list);
     Ok(Inst { x, y, kind: Kind::Effect, ..lower.inst(&ops::COPY, Class::Memory) })
@@ -191,4 +205,44 @@ fn prefetch_cache(stmt: &Statement, mut mods: Mods<'_>, lower: &mut Lower<'_>) -
         }
         _ => Err(Reject(format!("{} operands of a prefetch", stmt.operands.len()))),
     }
+}
+
+/// `st.async{.weak}{.shared::cluster}.mbarrier::complete_tx::bytes{.v2|.v4}.type [a], b, [mbar]`.
+pub fn store_async(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
+    lower.needs(90)?;
+    let mut mods = Mods::new(stmt);
+    mods.eat("async");
+    mods.eat("weak");
+    let generic = !mods.eat("shared::cluster");
+    if !mods.eat(BARRIER) {
+        return Err(Reject(format!(".{BARRIER} is expected, and not .{}", mods.peek().unwrap_or("nothing"))));
+    }
+    let count = match mods.one_of(&["v2", "v4"]) {
+        Some("v2") => 2,
+        Some(_) => 4,
+        None => 1,
+    };
+    let ty = mods.ty()?;
+    mods.done()?;
+    if !matches!(ty.bytes(), 4 | 8) || ty.bytes() * count > 16 {
+        return Err(super::super::reject_type(ty));
+    }
+    let [to, value, barrier] = operands(stmt)?;
+    let mut list = Vec::new();
+    for operand in [to, barrier] {
+        let addr = lower.address(operand)?;
+        push(&mut list, addr, generic)?;
+    }
+    let values = match value {
+        Operand::Vector(values) => values.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    if values.len() != count as usize {
+        return Err(Reject(format!("{} registers where {count} are expected", values.len())));
+    }
+    for value in values {
+        list.push(lower.src(value, ty)?);
+    }
+    let (x, y) = (lower.put(&list), count | ty.bytes() << 4);
+    Ok(Inst { x, y, kind: Kind::Effect, ..lower.inst(&ops::STORE_ASYNC, Class::Memory) })
 }

@@ -14,13 +14,13 @@ pub fn barrier(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
     let mut mods = Mods::new(stmt);
     match mods.take() {
         Some("init") => {
-            let generic = space(&mut mods)?;
+            let generic = space(&mut mods, false)?;
             let [to, count] = operands(stmt)?;
             let b = lower.src(count, Type::U32)?;
             object(lower, &ops::INIT, to, generic, |inst| inst.b = b)
         }
         Some("inval") => {
-            let generic = space(&mut mods)?;
+            let generic = space(&mut mods, false)?;
             let [at] = operands(stmt)?;
             object(lower, &ops::INVAL, at, generic, |_| ())
         }
@@ -28,7 +28,7 @@ pub fn barrier(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
             lower.needs(90)?;
             mods.eat("relaxed");
             scope(&mut mods);
-            let generic = space(&mut mods)?;
+            let generic = space(&mut mods, true)?;
             let [at, bytes] = operands(stmt)?;
             let b = lower.src(bytes, Type::U32)?;
             let op = if name == "expect_tx" { &ops::EXPECT } else { &ops::COMPLETE };
@@ -65,8 +65,8 @@ fn last(mut mods: Mods<'_>) -> Result<(), Reject> {
 }
 
 /// The space and all that follows.
-fn space(mods: &mut Mods<'_>) -> Result<bool, Reject> {
-    let generic = generic(mods)?;
+fn space(mods: &mut Mods<'_>, anywhere: bool) -> Result<bool, Reject> {
+    let generic = generic(mods, anywhere)?;
     last(std::mem::replace(mods, Mods::none()))?;
     Ok(generic)
 }
@@ -91,7 +91,7 @@ fn arrive(stmt: &Statement, mut mods: Mods<'_>, lower: &mut Lower<'_>, mut y: u3
     }
     y |= if mods.one_of(&["release", "relaxed"]) == Some("relaxed") { form::RELAXED } else { 0 };
     scope(&mut mods);
-    let generic = space(&mut mods)?;
+    let generic = space(&mut mods, true)?;
     let one = Operand::Int(1);
     let (state, at, count) = match stmt.operands.as_slice() {
         [state, at] if y & (form::EXPECT | form::NO_COMPLETE) == 0 => (state, at, &one),
@@ -108,7 +108,7 @@ fn wait(stmt: &Statement, mut mods: Mods<'_>, lower: &mut Lower<'_>) -> Decoded 
     let mut y = if mods.eat("parity") { form::PARITY } else { 0 };
     y |= if mods.one_of(&["acquire", "relaxed"]) == Some("relaxed") { form::RELAXED } else { 0 };
     scope(&mut mods);
-    let generic = space(&mut mods)?;
+    let generic = space(&mut mods, false)?;
     let (over, at, phase, time) = match stmt.operands.as_slice() {
         [over, at, phase] => (over, at, phase, None),
         [over, at, phase, time] if stmt.has("try_wait") => (over, at, phase, Some(time)),
@@ -129,7 +129,7 @@ pub fn arrive_of_copies(stmt: &Statement, lower: &mut Lower<'_>) -> Decoded {
         return Err("cp.async.mbarrier.arrive is expected".into());
     }
     let y = u32::from(mods.eat("noinc"));
-    let generic = space(&mut mods)?;
+    let generic = space(&mut mods, false)?;
     let [at] = operands(stmt)?;
     object(lower, &ops::ARRIVE_OF_COPIES, at, generic, |inst| inst.y = y)
 }

@@ -18,6 +18,7 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
         "fence" => mbarrier::fence(stmt, lower),
         "wgmma" => wgmma::warpgroup(stmt, lower),
         "setmaxnreg" => wgmma::registers(stmt, lower),
+        "st" => bulk::store_async(stmt, lower),
         "mapa" => cluster::map(stmt, lower),
         "getctarank" => cluster::rank(stmt, lower),
         "prefetch" => bulk::prefetch_map(stmt, lower),
@@ -27,12 +28,13 @@ pub fn decode(stmt: &Statement, lower: &mut Lower<'_>) -> Option<Decoded> {
     })
 }
 
-/// `.shared`, `.shared::cta` or nothing, which means a generic address: whether it is one.
-fn generic(mods: &mut Mods<'_>) -> Result<bool, Reject> {
-    if mods.peek() == Some("shared::cluster") {
-        return Err("clusters are not implemented".into());
+/// `.shared`, `.shared::cta` or nothing, which means a generic address: whether it is one. `.shared::cluster` where the
+/// object may be another CTA's.
+fn generic(mods: &mut Mods<'_>, anywhere: bool) -> Result<bool, Reject> {
+    if mods.peek() == Some("shared::cluster") && !anywhere {
+        return Err("this is possible in the CTA's own shared memory alone".into());
     }
-    Ok(mods.one_of(&["shared", "shared::cta"]).is_none())
+    Ok(mods.one_of(&["shared", "shared::cta", "shared::cluster"]).is_none())
 }
 
 /// A constant offset as an instruction has it.
