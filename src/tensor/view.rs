@@ -62,6 +62,11 @@ impl<'a, T: Element> View<'a, T> {
         Self { span: span.part(bytes::<T>(0, &layout)), layout, elements: PhantomData }
     }
 
+    /// The same view, if `U` is the same type: how code for any type reaches what exists for each.
+    pub(crate) fn of_type<U: Element>(self) -> Option<View<'a, U>> {
+        (T::DTYPE == U::DTYPE).then_some(View { span: self.span, layout: self.layout, elements: PhantomData })
+    }
+
     /// The part with indices `range` along `dim`.
     ///
     /// # Errors

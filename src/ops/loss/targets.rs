@@ -1,7 +1,7 @@
 //! What a loss is measured against.
 
 use crate::device::Device;
-use crate::dtype::{DType, bf16, f16};
+use crate::dtype::{DType, Float, bf16, f16};
 use crate::shape::{Layout, Shape};
 use crate::tensor::{Probabilities, Tensor, View};
 
@@ -55,29 +55,25 @@ macro_rules! from_classes {
 
 from_classes!(i64 => I64, i32 => I32, u32 => U32);
 
-macro_rules! from_probabilities {
-    ($($element:ty => $variant:ident),*) => {$(
-        impl<'a> From<View<'a, $element>> for ProbabilityTargets<'a> {
-            fn from(view: View<'a, $element>) -> Self {
-                Self::$variant(view)
-            }
-        }
-
-        impl<'a> From<&'a Tensor<$element>> for ProbabilityTargets<'a> {
-            fn from(tensor: &'a Tensor<$element>) -> Self {
-                Self::$variant(tensor.view())
-            }
-        }
-
-        impl<'a> From<&'a Probabilities<$element>> for Targets<'a> {
-            fn from(probabilities: &'a Probabilities<$element>) -> Self {
-                Self::probabilities(probabilities.view_values())
-            }
-        }
-    )*};
+impl<'a, T: Float> From<View<'a, T>> for ProbabilityTargets<'a> {
+    fn from(view: View<'a, T>) -> Self {
+        let f32 = view.of_type().map(Self::F32);
+        let found = f32.or_else(|| view.of_type().map(Self::F16)).or_else(|| view.of_type().map(Self::BF16));
+        found.expect("no other type is Float")
+    }
 }
 
-from_probabilities!(f32 => F32, f16 => F16, bf16 => BF16);
+impl<'a, T: Float> From<&'a Tensor<T>> for ProbabilityTargets<'a> {
+    fn from(tensor: &'a Tensor<T>) -> Self {
+        tensor.view().into()
+    }
+}
+
+impl<'a, T: Float> From<&'a Probabilities<T>> for Targets<'a> {
+    fn from(probabilities: &'a Probabilities<T>) -> Self {
+        Self::probabilities(probabilities.view_values())
+    }
+}
 
 /// Evaluates an expression with the view, whatever its element type.
 macro_rules! each {
