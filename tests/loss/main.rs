@@ -4,6 +4,7 @@
 mod common;
 
 mod binary_cross_entropy;
+mod counters;
 mod cross_entropy;
 mod divergence;
 mod divergence_laws;

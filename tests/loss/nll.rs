@@ -130,6 +130,54 @@ fn with_log_softmax_it_is_cross_entropy() {
     }
 }
 
+/// The bits of losses and gradients on 20 schedules, of rows by any reduction and along any dim; and of a row alone.
+#[test]
+fn every_schedule_and_every_batch_give_the_same_bits() {
+    let device = gpu();
+    for (dims, dim) in [(&[700usize, 9][..], 1), (&[3, 40, 50], 1), (&[5, 3000], 0)] {
+        let case = Case::new(dims, Fill::Ordinary).along(dim);
+        let mut per_row = dims.to_vec();
+        let classes = per_row.remove(dim);
+        let log = Tensor::from_slice(&device, dims, &case.logits::<f32>()).unwrap();
+        let log = LogProbabilities::from_tensor(log);
+        let to = targets(case.rows(), classes, -100);
+        let to_all = Tensor::from_slice(&device, &per_row, &to).unwrap();
+        let w = Tensor::from_slice(&device, &[classes], &weights(classes)).unwrap();
+        let run = |reduction| {
+            let options = NllLoss { class_weights: Some(w.view()), reduction, ..NllLoss::default() };
+            let loss = nll_loss(&log, Dim::front(dim), &to_all, &options).unwrap();
+            let g: Vec<f32> = (0..loss.elements()).map(|i| 0.3 + i as f32).collect();
+            let g = Tensor::from_slice(&device, loss.dims(), &g).unwrap();
+            let slopes = nll_loss_backward(&log, Dim::front(dim), &to_all, &g, &options).unwrap();
+            [loss.to_vec().unwrap(), slopes.to_vec().unwrap()]
+                .map(|x| x.into_iter().map(f32::to_bits).collect::<Vec<_>>())
+        };
+        let each = run(Reduction::None);
+        if let Some(soft) = soft() {
+            for reduction in [Reduction::None, Reduction::Sum, Reduction::Mean] {
+                soft.seed(0);
+                let first = run(reduction);
+                for seed in 1..=20 {
+                    soft.seed(seed);
+                    assert!(run(reduction) == first, "schedule {seed} of {case}, {reduction:?}");
+                }
+            }
+            soft.seed(0);
+        }
+        // A row by itself.
+        let x = case.logits::<f32>();
+        for (row, place) in case.row_places().enumerate().step_by(7) {
+            let place: Vec<usize> = place;
+            let alone: Vec<f32> = place.iter().map(|at| x[*at]).collect();
+            let alone = LogProbabilities::from_tensor(Tensor::from_slice(&device, &[1, classes], &alone).unwrap());
+            let target = Tensor::from_slice(&device, &[1], &to[row..=row]).unwrap();
+            let options = NllLoss { class_weights: Some(w.view()), reduction: Reduction::None, ..NllLoss::default() };
+            let loss = nll_loss(&alone, Dim::LAST, &target, &options).unwrap().to_vec().unwrap();
+            assert_eq!(loss[0].to_bits(), each[0][row], "row {row} of {case}");
+        }
+    }
+}
+
 #[test]
 fn hidden_targets_and_all_types_of_targets() {
     for device in devices() {
