@@ -3,10 +3,12 @@ CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
 PREFIX = /usr/local
+# Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
+LIBRARY_LIMIT = 32000000
 
 .PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
 setup:           ## nvcc and libclang into .cuda, if the machine has none
 	@tools/setup.sh
@@ -30,10 +32,12 @@ check: setup     ## format, lints, documentation, house rules
 	$(CARGO) test --test house
 
 capi: setup      ## target/capi: libsumexp.so, libsumexp.a and sumexp.h, for programs in C and C++
-	CARGO_PROFILE_RELEASE_DEBUG=0 $(CARGO) build --release -p sumexp-capi
+	CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols $(CARGO) build --release -p sumexp-capi
 	install -D target/release/libsumexp_capi.so target/capi/libsumexp.so
 	install -D -m 644 target/release/libsumexp_capi.a target/capi/libsumexp.a
 	install -D -m 644 crates/sumexp-capi/include/sumexp.h target/capi/sumexp.h
+	@du -bh target/capi/*
+	@[ $$(wc -c <target/capi/libsumexp.so) -lt $(LIBRARY_LIMIT) ] || { echo "libsumexp.so: more than $(LIBRARY_LIMIT) bytes" >&2; exit 1; }
 
 candle: setup    ## lints and tests of crates/sumexp-candle, which builds candle
 	cd crates/sumexp-candle && $(CARGO) fmt --check

@@ -41,15 +41,33 @@ pub fn is_usage(line: &str) -> bool {
         || (line.starts_with("ptxas info") && !line.contains("(C") && report.iter().any(|part| line.contains(part)))
 }
 
-/// Reads the usage report of one image; `ptx` is the image's PTX, which knows the block sizes.
-pub fn kernels(image: &str, log: &str, ptx: &str) -> Vec<Kernel> {
+/// What PTX of one architecture says of its kernels' blocks, as lines that are added to the usage report.
+pub fn block_sizes(ptx: &str) -> String {
+    let Some(arch) = ptx.lines().find_map(|line| line.strip_prefix(".target ")) else { return String::new() };
+    let arch = arch.split(',').next().unwrap_or_default().trim();
+    let mut lines = String::new();
+    for entry in ptx.split(".entry ").skip(1) {
+        let symbol = entry.split('(').next().unwrap_or_default().trim();
+        // `.maxntid x, y, z` or `.reqntid` stands between the parameters and the body.
+        let directives = entry.split('{').next().unwrap_or_default();
+        let sizes = directives.split(".maxntid").nth(1).or_else(|| directives.split(".reqntid").nth(1));
+        let sizes = sizes.and_then(|rest| rest.lines().next()).unwrap_or("0");
+        let threads: u32 = sizes.split(',').map(|size| size.trim().parse().unwrap_or(1)).product();
+        lines += &format!("threads of {symbol} for {arch}: {threads}\n");
+    }
+    lines
+}
+
+/// Reads the usage report of one image.
+pub fn kernels(image: &str, log: &str) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for line in log.lines() {
         if let Some(rest) = line.split("Compiling entry function '").nth(1) {
             let mut quoted = rest.split('\'');
             let symbol = quoted.next().unwrap_or_default().to_string();
             let arch = quoted.nth(1).unwrap_or_default().to_string();
-            let threads = block_size(ptx, &symbol);
+            let of_this = format!("threads of {symbol} for {arch}: ");
+            let threads = log.lines().find_map(|line| line.strip_prefix(&*of_this)?.parse().ok()).unwrap_or(0);
             let image = image.to_string();
             kernels.push(Kernel {
                 image,
@@ -84,17 +102,6 @@ fn before(line: &str, unit: &str) -> u32 {
     let Some((head, _)) = line.split_once(unit) else { return 0 };
     let digits = head.len() - head.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     head[head.len() - digits..].parse().unwrap_or(0)
-}
-
-/// Threads per block of `.maxntid x, y, z` (or `.reqntid`) between the entry's parameters and its body.
-fn block_size(ptx: &str, symbol: &str) -> u32 {
-    let Some((_, entry)) = ptx.split_once(&format!(".entry {symbol}(")) else { return 0 };
-    let directives = entry.split('{').next().unwrap_or_default();
-    let Some(sizes) = directives.split(".maxntid").nth(1).or_else(|| directives.split(".reqntid").nth(1)) else {
-        return 0;
-    };
-    let sizes = sizes.lines().next().unwrap_or_default();
-    sizes.split(',').map(|size| size.trim().parse().unwrap_or(1)).product()
 }
 
 /// Refuses spills that the source does not allow, permissions that nothing uses, and serialised wgmma.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The oldest nvcc that can leave the PTX inside an image uncompressed (`--compress-mode`).
+/// The oldest nvcc that can choose how an image is compressed (`--compress-mode`).
 const OLDEST: (u32, u32) = (12, 8);
 
 /// The nvcc that was chosen.

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::device::soft;
+use common::gpu::ptx;
 use common::random::Random;
 use softgpu::ctl::{Gpu, Profile};
 use sumexp::attention::{self, Attention};
@@ -326,8 +327,7 @@ fn kernels_that_order(dtype: DType) -> BTreeSet<String> {
     let others: Vec<String> = others.map(|other| format!("_{other}")).collect();
     let mut kernels = BTreeSet::new();
     for (_, image) in images() {
-        // The PTX stands in the image as plain text.
-        for entry in String::from_utf8_lossy(image).split(".visible .entry ").skip(1) {
+        for entry in ptx(image).split(".visible .entry ").skip(1) {
             let (name, body) = entry.split_once('(').expect("parameters follow the name");
             if body.lines().any(orders) && !others.iter().any(|other| name.contains(other)) {
                 kernels.insert(name.to_owned());

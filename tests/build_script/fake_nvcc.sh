@@ -12,8 +12,11 @@ mkdir "$here/running/$$"
 echo "$*" >>"$here/calls"
 cat "$here/log" >&2
 read -r code <"$here/code"
+# What is kept on the way: PTX of two architectures.
+while [ "$1" != --keep-dir ]; do shift; done
+for arch in 80 90a; do cat "$here/ptx_$arch" >"$2/source.compute_$arch.ptx"; done
 while [ "$1" != -o ]; do shift; done
-[ "$code" = 0 ] && cat "$here/ptx" >"$2"
+[ "$code" = 0 ] && cat "$here/image" >"$2"
 sleep 0.05
 rmdir "$here/running/$$"
 exit "$code"

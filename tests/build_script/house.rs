@@ -11,9 +11,14 @@ const BUILT_BY: &str = include_str!(concat!(env!("OUT_DIR"), "/build_script.txt"
 
 pub const VERSION: &str = "Cuda compilation tools, release 13.0, V13.0.88";
 
-/// What the fake compiler leaves in an image: the marks of readable PTX, and the block size of one kernel.
-pub const PTX: &str =
-    ".target sm_80\n.entry first(\n)\n.maxntid 128, 2, 1\n{\n}\n.target sm_90a\n.entry first(\n)\n{\n}\n";
+/// What the fake compiler leaves as an image.
+pub const IMAGE: &str = "an image";
+
+/// What it keeps on the way: PTX that knows the block size of one kernel, which differs between architectures.
+const PTX: [&str; 2] = [
+    ".target sm_80\n.entry first(\n)\n.maxntid 128, 2, 1\n{\n}\n",
+    ".target sm_90a\n.entry first(\n)\n.reqntid 384\n{\n}\n",
+];
 
 /// A usage report in ptxas's words.
 pub fn report(stores: u32, loads: u32) -> String {
@@ -101,7 +106,14 @@ impl House {
 
     /// Puts a compiler into `folder/bin`. It is a link, since a program that was just written may still be busy.
     pub fn nvcc(&self, folder: &str) {
-        for (name, text) in [("version", VERSION), ("log", &report(0, 0)), ("code", "0\n"), ("ptx", PTX)] {
+        for (name, text) in [
+            ("version", VERSION),
+            ("log", &report(0, 0)),
+            ("code", "0\n"),
+            ("image", IMAGE),
+            ("ptx_80", PTX[0]),
+            ("ptx_90a", PTX[1]),
+        ] {
             self.file(&format!("{folder}/{name}"), text);
         }
         fs::create_dir_all(self.path(&format!("{folder}/running"))).unwrap();

@@ -2,6 +2,7 @@
 
 use softgpu::ctl::Profile;
 use softgpu::ctl::types::{LeakKind, Streams};
+use softgpu::module::image::{Capability, choose};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use sumexp::{Device, Error};
 
@@ -25,6 +26,12 @@ pub fn chosen() -> Chosen {
         Ok("cuda") => Chosen::Cuda,
         Ok(other) => panic!("SUMEXP_TEST_DEVICE is `soft` or `cuda`, not `{other}`"),
     })
+}
+
+/// The PTX of an image, of the newest architecture that it was compiled for.
+pub fn ptx(image: &[u8]) -> String {
+    let hopper = Capability { major: 9, minor: 0 };
+    choose(image, hopper).expect("an image of this crate").ptx.into_owned()
 }
 
 /// A stream of its own on the chosen GPU: tests run side by side and must not see each other's records.

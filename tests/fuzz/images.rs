@@ -32,7 +32,7 @@ pub fn fatbin(input: &[u8]) -> u64 {
     assert!(furthest <= input.len().max(16), "byte {furthest} of {} was read", input.len());
     let devices = [Capability { major: 8, minor: 0 }, Capability { major: 9, minor: 0 }];
     let chosen = devices.map(|device| match choose(input, device) {
-        Ok(chosen) => format!("{} {}", gist(&chosen.origin), parse(chosen.ptx).is_ok()),
+        Ok(chosen) => format!("{} {}", gist(&chosen.origin), parse(&chosen.ptx).is_ok()),
         Err(error) => gist(&error.to_string()),
     });
     outcome((chosen, measured.is_ok_and(|bytes| bytes <= input.len())))

@@ -107,18 +107,20 @@ fn fatbin(kind: u16, flags: u64, payload: &[u8]) -> Vec<u8> {
     header[0..2].copy_from_slice(&kind.to_le_bytes());
     header[4] = 64;
     header[8..16].copy_from_slice(&(payload.len() as u64).to_le_bytes());
+    header[16..20].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     header[28] = 80;
     header[40..48].copy_from_slice(&flags.to_le_bytes());
+    header[56] = 100;
     image.extend_from_slice(&header);
     image.extend_from_slice(payload);
     image
 }
 
 #[test]
-fn a_compressed_fatbin_names_the_option_of_nvcc() {
-    let (code, why) = load_error(&fatbin(1, 0x8011, &[0x28, 0xB5, 0x2F, 0xFD, 1, 2, 3, 4]));
-    assert_eq!(code, 801);
-    assert!(why.contains("--compress-mode=none"), "{why}");
+fn a_package_that_does_not_open_is_an_invalid_image() {
+    let (code, why) = load_error(&fatbin(1, 0x8011, b"no frame of Zstandard"));
+    assert_eq!(code, 200);
+    assert!(why.contains("malformed"), "{why}");
 }
 
 #[test]

@@ -92,7 +92,6 @@ fn module<'s>(call: &Call, state: &'s State, handle: u64) -> Result<&'s Arc<Load
 
 fn code_of(error: &LoadError) -> Code {
     match error {
-        LoadError::Image(ImageError::Compressed { .. }) => Code::NOT_SUPPORTED,
         LoadError::Image(ImageError::CubinOnly { .. } | ImageError::NothingFits { .. }) => Code::NO_BINARY_FOR_GPU,
         LoadError::Image(ImageError::PtxVersion { .. }) => Code::UNSUPPORTED_PTX_VERSION,
         LoadError::Image(ImageError::MissingDirective { .. }) | LoadError::Ptx(_) => Code::INVALID_PTX,

@@ -1,6 +1,8 @@
-//! The fatbin container: a header, then entries of PTX text and cubins for several architectures.
+//! The fatbin container: a header, then entries of PTX text and cubins for several architectures, compressed or not.
 
 use super::image::ImageError;
+use ruzstd::decoding::FrameDecoder;
+use std::borrow::Cow;
 use std::fmt;
 
 /// First word of a fatbin.
@@ -9,7 +11,13 @@ pub const MAGIC: u32 = 0xBA55_ED50;
 const HEADER: usize = 16;
 const KIND_PTX: u16 = 1;
 const KIND_ELF: u16 = 2;
-const ZSTD: [u8; 4] = [0x28, 0xB5, 0x2F, 0xFD];
+
+/// Flags of an entry: its payload is one block of LZ4 (`nvcc --compress-mode=speed`) or one frame of Zstandard (the others).
+const LZ4: u64 = 1 << 13;
+const ZSTD: u64 = 1 << 15;
+
+/// The most that an entry may claim to unpack to: what a hostile image can make this process allocate.
+const MOST_UNPACKED: usize = 1 << 30;
 
 /// One entry of a fatbin.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +26,25 @@ pub struct Entry<'a> {
     pub kind: Kind,
     /// The architecture number: 80 for `sm_80` and `compute_80`.
     pub arch: u32,
-    /// Whether the payload is stored compressed.
-    pub compressed: bool,
-    /// The payload as stored.
-    pub payload: &'a [u8],
+    /// The payload as stored, with padding to 8 bytes behind it.
+    stored: &'a [u8],
+    packed: Option<Packed>,
+}
+
+/// How a compressed payload is stored.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    scheme: Scheme,
+    /// Bytes of the compressed payload without its padding.
+    stored: usize,
+    /// Bytes of the payload.
+    unpacked: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Scheme {
+    Lz4,
+    Zstd,
 }
 
 /// What an entry holds.
@@ -41,6 +64,28 @@ impl fmt::Display for Entry<'_> {
             Kind::Ptx => write!(f, "PTX for compute_{}", self.arch),
             Kind::Elf => write!(f, "cubin for sm_{}", self.arch),
             Kind::Other(kind) => write!(f, "entry of kind {kind} for {}", self.arch),
+        }
+    }
+}
+
+impl<'a> Entry<'a> {
+    /// The payload, unpacked if it is compressed; padding may follow a payload that is not.
+    pub fn payload(&self) -> Result<Cow<'a, [u8]>, ImageError> {
+        let Some(Packed { scheme, stored, unpacked }) = self.packed else { return Ok(Cow::Borrowed(self.stored)) };
+        let malformed = |what| ImageError::Malformed { container: "fatbin", what };
+        let stored = self.stored.get(..stored).ok_or(malformed("a compressed entry is longer than its payload"))?;
+        if unpacked > MOST_UNPACKED {
+            return Err(malformed("an entry claims to unpack to more than 1 GiB"));
+        }
+        let mut payload = vec![0; unpacked];
+        let written = match scheme {
+            Scheme::Lz4 => lz4_flex::block::decompress_into(stored, &mut payload).ok(),
+            Scheme::Zstd => FrameDecoder::new().decode_all(stored, &mut payload).ok(),
+        };
+        match written {
+            Some(written) if written == unpacked => Ok(Cow::Owned(payload)),
+            Some(_) => Err(malformed("an entry unpacks to fewer bytes than it claims")),
+            None => Err(malformed("a compressed entry cannot be unpacked")),
         }
     }
 }
@@ -108,10 +153,23 @@ pub fn entries(container: &[u8]) -> Result<Vec<Entry<'_>>, ImageError> {
         }
         let payload_bytes = usize::try_from(payload_bytes).map_err(|_| short.clone())?;
         let end = header_bytes.checked_add(payload_bytes).ok_or(short.clone())?;
-        let payload = entry.get(header_bytes..end).ok_or(short)?;
-        // Bits 13 and 15 of the flags mark the two compression schemes; zstd is recognisable by itself.
-        let compressed = flags & 0xA000 != 0 || payload.starts_with(&ZSTD);
-        found.push(Entry { kind, arch, compressed, payload });
+        let stored = entry.get(header_bytes..end).ok_or(short.clone())?;
+        let scheme = match flags & (LZ4 | ZSTD) {
+            LZ4 => Some(Scheme::Lz4),
+            ZSTD => Some(Scheme::Zstd),
+            _ => None,
+        };
+        // Only a header of 64 bytes has room for the size of what is packed.
+        let packed = match scheme {
+            Some(_) if header_bytes < 64 => return Err(malformed("an entry's header is too small")),
+            Some(scheme) => {
+                let packed_bytes = u32_at(entry, 16).ok_or(short.clone())? as usize;
+                let unpacked = u64_at(entry, 56).ok_or(short.clone())?;
+                Some(Packed { scheme, stored: packed_bytes, unpacked: usize::try_from(unpacked).unwrap_or(usize::MAX) })
+            }
+            None => None,
+        };
+        found.push(Entry { kind, arch, stored, packed });
         at += end;
     }
     Ok(found)

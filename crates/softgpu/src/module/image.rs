@@ -1,6 +1,7 @@
 //! From the bytes a program loads to one PTX text: which entry of an image this device runs, and why another was refused.
 
 use super::fatbin::{self, Entry, Kind};
+use std::borrow::Cow;
 use std::fmt;
 
 /// The newest PTX version that is understood.
@@ -84,11 +85,6 @@ pub enum ImageError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// PTX is there, but compressed.
-    Compressed {
-        /// The entry, in words.
-        entry: String,
-    },
     /// Only machine code: a cubin, or a fatbin without PTX.
     CubinOnly {
         /// The entries, in words.
@@ -118,10 +114,6 @@ impl fmt::Display for ImageError {
         match self {
             ImageError::NotAnImage => write!(f, "the image is neither PTX text nor a fatbin nor a cubin"),
             ImageError::Malformed { container, what } => write!(f, "the {container} is malformed: {what}"),
-            ImageError::Compressed { entry } => write!(
-                f,
-                "the {entry} in this fatbin is compressed, which softgpu does not read: build it with nvcc --compress-mode=none"
-            ),
             ImageError::CubinOnly { offered } => {
                 write!(f, "cubin only: ship PTX beside it, softgpu cannot run machine code (found {offered})")
             }
@@ -144,7 +136,7 @@ impl std::error::Error for ImageError {}
 #[derive(Debug)]
 pub struct Chosen<'a> {
     /// The text, without the padding around it.
-    pub ptx: &'a str,
+    pub ptx: Cow<'a, str>,
     /// For reports: `PTX text for sm_80` or `PTX for compute_80 of a fatbin`.
     pub origin: String,
 }
@@ -193,25 +185,29 @@ pub fn choose(image: &[u8], device: Capability) -> Result<Chosen<'_>, ImageError
         if !target.runs_on(device) {
             return Err(ImageError::NothingFits { offered: target.to_string(), device });
         }
-        return Ok(Chosen { ptx, origin: format!("PTX text for {target}") });
+        return Ok(Chosen { ptx: Cow::Borrowed(ptx), origin: format!("PTX text for {target}") });
     }
     let entries = fatbin::entries(image)?;
     let ptx: Vec<&Entry<'_>> = entries.iter().filter(|entry| entry.kind == Kind::Ptx).collect();
     if ptx.is_empty() {
         return Err(ImageError::CubinOnly { offered: list(entries.iter().map(Entry::to_string)) });
     }
-    if let Some(entry) = ptx.iter().find(|entry| entry.compressed) {
-        return Err(ImageError::Compressed { entry: entry.to_string() });
-    }
     let mut offered = Vec::new();
+    let mut best: Option<(Target, Cow<'_, str>)> = None;
     for entry in ptx {
-        let ptx = text(entry.payload)?;
-        offered.push((target(ptx)?, ptx));
+        let ptx = match entry.payload()? {
+            Cow::Borrowed(payload) => Cow::Borrowed(text(payload)?),
+            Cow::Owned(payload) => Cow::Owned(text(&payload)?.to_string()),
+        };
+        let target = target(&ptx)?;
+        offered.push(target);
+        if target.runs_on(device) && best.as_ref().is_none_or(|(best, _)| target > *best) {
+            best = Some((target, ptx));
+        }
     }
-    let best = offered.iter().filter(|(target, _)| target.runs_on(device)).max_by_key(|(target, _)| *target);
     match best {
         Some((target, ptx)) => Ok(Chosen { ptx, origin: format!("PTX for {target} of a fatbin") }),
-        None => Err(ImageError::NothingFits { offered: list(offered.iter().map(|(t, _)| t.to_string())), device }),
+        None => Err(ImageError::NothingFits { offered: list(offered.iter().map(Target::to_string)), device }),
     }
 }
 
@@ -296,8 +292,6 @@ mod tests {
 
     #[test]
     fn refusals_have_their_own_sentences() {
-        let compressed = container(&[(1, 80, 0x8011, &[0x28, 0xB5, 0x2F, 0xFD, 0])]);
-        assert!(choose(&compressed, SM_80).unwrap_err().to_string().contains("--compress-mode=none"));
         let cubin = container(&[(2, 80, 0x11, b"\x7fELF")]);
         assert!(choose(&cubin, SM_80).unwrap_err().to_string().starts_with("cubin only: ship PTX beside it"));
         assert!(matches!(choose(&ptx("sm_90a"), SM_80), Err(ImageError::NothingFits { .. })));

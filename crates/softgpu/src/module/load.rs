@@ -1,4 +1,4 @@
-//! A module's code: parsed once per text and process, each kernel lowered when it is first launched.
+//! A module's code: parsed once per image, device and process, each kernel lowered when it is first launched.
 
 use super::image::{self, Capability, ImageError};
 use crate::ir::{Kernel, Param, Unsupported};
@@ -51,26 +51,36 @@ pub struct Program {
     lowered: Vec<OnceLock<Result<Arc<Kernel>, Unsupported>>>,
 }
 
-/// Programs by hash of their text.
-type Cache = Mutex<HashMap<u64, Vec<Arc<Program>>>>;
+/// What was loaded before, by hash of the image and the device.
+type Cache = Mutex<HashMap<u64, Vec<Loaded>>>;
+
+/// An image and what a device made of it.
+#[derive(Clone)]
+struct Loaded {
+    image: Arc<[u8]>,
+    device: Capability,
+    program: Arc<Program>,
+    origin: String,
+}
 
 /// Loads the PTX that a device runs, and says which entry of the image that is. With `strict`, statements that cannot be
 /// executed are errors now.
 pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<(Arc<Program>, String), LoadError> {
     static CACHE: OnceLock<Cache> = OnceLock::new();
-    let chosen = image::choose(image, device).map_err(LoadError::Image)?;
     let mut hasher = DefaultHasher::new();
-    chosen.ptx.hash(&mut hasher);
+    (image, device).hash(&mut hasher);
     let key = hasher.finish();
-    let cache = CACHE.get_or_init(Cache::default);
-    let known = cache.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&key).cloned().unwrap_or_default();
-    let program = match known.into_iter().find(|program| program.module.source == chosen.ptx) {
-        Some(program) => program,
+    let cache = || CACHE.get_or_init(Cache::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let known = cache().get(&key).cloned().unwrap_or_default();
+    let known = known.into_iter().find(|known| known.device == device && *known.image == *image);
+    let (program, origin) = match known {
+        Some(known) => (known.program, known.origin),
         None => {
-            let program = Arc::new(Program::parse(chosen.ptx)?);
-            let mut cache = cache.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            cache.entry(key).or_default().push(program.clone());
-            program
+            let chosen = image::choose(image, device).map_err(LoadError::Image)?;
+            let (program, origin) = (Arc::new(Program::parse(&chosen.ptx)?), chosen.origin);
+            let loaded = Loaded { image: image.into(), device, program: program.clone(), origin: origin.clone() };
+            cache().entry(key).or_default().push(loaded);
+            (program, origin)
         }
     };
     if strict {
@@ -78,7 +88,7 @@ pub fn load(image: &[u8], device: Capability, strict: bool) -> Result<(Arc<Progr
             program.kernel(name).map_err(|error| LoadError::Unsupported(error.to_string()))?;
         }
     }
-    Ok((program, chosen.origin))
+    Ok((program, origin))
 }
 
 impl Program {
