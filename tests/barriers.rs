@@ -204,6 +204,16 @@ fn attends<T: Float>(head: usize, general: bool) -> Case {
     })
 }
 
+/// Weights of attention, over more key tiles and more columns than there are buffers.
+fn weighs<T: Float>() -> Case {
+    Case::new(format!("attention weights {}", T::DTYPE), |device| {
+        let of = |length: usize, seed: u64| random::<T>(device, &[1, 1, length, 200], seed);
+        let (q, k, options) = (of(100, 14), of(200, 15), Attention::default());
+        let lse = attention::forward(&q, &k, &k, &options).expect("a legal call").lse;
+        bits(attention::weights(&q, &k, &lse, 0..100, &options).expect("a legal call").to_vec())
+    })
+}
+
 /// Every kernel of an element type in which lanes of more than one warp work together.
 fn cases<T: Float>() -> Vec<Case> {
     let shapes: [(&[usize], usize); 11] = [
@@ -228,7 +238,12 @@ fn cases<T: Float>() -> Vec<Case> {
     let losses = losses.chain(divergences.map(divergence::<T>));
     let attentions =
         [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| attends::<T>(head, any)));
-    family.chain(losses).chain(rows.into_iter().flat_map(inference::<T>)).chain(attentions).collect()
+    family
+        .chain(losses)
+        .chain(rows.into_iter().flat_map(inference::<T>))
+        .chain(attentions)
+        .chain([weighs::<T>()])
+        .collect()
 }
 
 /// A statement of a kernel: its symbol and the index of the instruction.

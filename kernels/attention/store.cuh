@@ -44,10 +44,10 @@ DEVICE void store_rows(uint32_t tile, const Rows& rows, int32_t first, int32_t e
 }
 
 /// `factor` times the sums of a warp to its 16 * kRowTiles rows of the block's, as store_rows does. Of the tile the warp writes its own
-/// rows alone, so that no barrier is needed but the warp's. All 32 lanes must call, when none of them reads those rows any more.
+/// rows alone, so that no barrier is needed but one of the warp. All 32 lanes must call, and a barrier must stand between what they read of
+/// those rows before and this.
 template <class T, class Tile, int kRowTiles, int kBlocks>
 DEVICE void store_sums(const float (&sums)[kRowTiles][kBlocks][4], float factor, uint32_t tile, const Rows& rows, int32_t first, int32_t end) {
-  __syncwarp();
 #pragma unroll
   for (int t = 0; t < kRowTiles; ++t) {
 #pragma unroll
