@@ -5,6 +5,7 @@
 mod support;
 
 use softgpu::driver::tensor::{Tiled, encode};
+use softgpu::launch::Checks;
 use support::{Args, Gpu, Run, load, without};
 
 const ATTENTION: &str = include_str!("hopper/attention.ptx");
@@ -26,7 +27,10 @@ fn matrix(rows: usize, seed: usize) -> Vec<u16> {
 
 /// What it did, and its output.
 fn attention(text: &str, seed: u64, tiles: usize) -> (Run, Vec<u16>) {
-    let gpu = Gpu::new(seed);
+    attention_on(&Gpu::new(seed), text, tiles)
+}
+
+fn attention_on(gpu: &Gpu, text: &str, tiles: usize) -> (Run, Vec<u16>) {
     let upload = |values: &[u16]| gpu.upload_bytes(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
     let rows = 64 * tiles;
     let out = gpu.alloc(2 * QUERIES * DEPTH);
@@ -59,6 +63,8 @@ fn it_computes_attention_under_every_schedule() {
     for (seed, tiles) in [(0, 1), (0, 5), (1, 4), (2, 3), (3, 2)] {
         let (run, out) = attention(ATTENTION, seed, tiles);
         run.assert_clean();
+        assert_eq!(run.counters.matrix_flops, (4 * QUERIES * 64 * tiles * DEPTH) as u64);
+        assert_eq!(run.counters.global_loads.bytes, (2 * DEPTH * (QUERIES + 2 * 64 * tiles)) as u64);
         let (q, k, v) = (matrix(QUERIES, 1), matrix(64 * tiles, 5), matrix(64 * tiles, 9));
         for query in 0..QUERIES {
             let dot = |key: usize| -> f64 {
@@ -75,6 +81,20 @@ fn it_computes_attention_under_every_schedule() {
                 // Weights and results are rounded to eight bits.
                 assert!((got - wanted).abs() <= 0.008, "seed {seed}, query {query}, element {d}: {got}, not {wanted}");
             }
+        }
+    }
+}
+
+#[test]
+fn it_gives_the_same_bits_with_and_without_checks_on_any_processor() {
+    let (_, wanted) = attention(ATTENTION, 0, 3);
+    for (checks, wide) in [(Checks::NONE, true), (Checks::ALL, false), (Checks::NONE, false)] {
+        for seed in [0, 5] {
+            let mut gpu = Gpu::new(seed);
+            (gpu.settings.checks, gpu.settings.wide) = (checks, wide);
+            let (run, out) = attention_on(&gpu, ATTENTION, 3);
+            run.assert_clean();
+            assert!(out == wanted, "checks {checks:?}, wide {wide}, seed {seed}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod support;
 
 use softgpu::check::Detector;
 use softgpu::driver::tensor::{Tiled, encode};
+use softgpu::launch::Checks;
 use support::{Args, Gpu, Run, load, without};
 
 const CLUSTER: &str = include_str!("hopper/cluster.ptx");
@@ -17,7 +18,10 @@ fn value(i: usize) -> f32 {
 
 /// Tiles by way of two blocks: what that did, and the output.
 fn relay(text: &str, seed: u64) -> (Run, Vec<f32>) {
-    let gpu = Gpu::new(seed);
+    relay_on(&Gpu::new(seed), text)
+}
+
+fn relay_on(gpu: &Gpu, text: &str) -> (Run, Vec<f32>) {
     let x: Vec<f32> = (0..256 * TILES).map(value).collect();
     let (x, y) = (gpu.upload(&x), gpu.alloc(4 * 256 * TILES));
     let args = Args::default().u64(x).u64(y).i32(TILES as i32);
@@ -35,6 +39,18 @@ fn tiles_come_to_both_blocks() {
             assert_eq!(y, 2.0 * value(i) + other, "seed {seed}, element {i}");
         }
         assert_eq!(run.counters.global_loads.bytes, 4 * 256 * TILES as u64, "what goes to both is loaded once");
+    }
+}
+
+#[test]
+fn tiles_come_without_checks_too() {
+    let (_, wanted) = relay(CLUSTER, 0);
+    for seed in SEEDS {
+        let mut gpu = Gpu::new(seed);
+        gpu.settings.checks = Checks::NONE;
+        let (run, y) = relay_on(&gpu, CLUSTER);
+        run.assert_clean();
+        assert_eq!(y, wanted, "seed {seed}");
     }
 }
 

@@ -6,18 +6,24 @@
 mod common;
 
 use common::Machine;
+use softgpu::driver::tensor::{Tiled, encode};
 use softgpu::launch::{Launch, Limits, Settings, run};
 use softgpu::module::image::Capability;
 use softgpu::module::load::{LoadError, load};
 use std::sync::Arc;
 
-const TEXTS: [&str; 6] = [
+const TEXTS: [&str; 11] = [
     include_str!("ptx/softmax_sm80.ptx"),
     include_str!("ptx/forms_sm80.ptx"),
     include_str!("foreign/calls_sm80.ptx"),
     include_str!("foreign/memory_sm80.ptx"),
     include_str!("foreign/cooperative_sm80.ptx"),
     include_str!("detectors/legal.ptx"),
+    include_str!("hopper/ring.ptx"),
+    include_str!("hopper/tensor.ptx"),
+    include_str!("hopper/product.ptx"),
+    include_str!("hopper/cluster.ptx"),
+    include_str!("hopper/attention.ptx"),
 ];
 const SM_90: Capability = Capability { major: 9, minor: 0 };
 
@@ -116,6 +122,19 @@ fn launch(machine: &Machine, image: &[u8], name: &str, random: &mut Random) -> O
     let kernel = program.kernel(name).ok()?;
     let data = machine.upload(&[7u8; 1024]);
     let mut params: Vec<u8> = (0..kernel.param_bytes.div_ceil(8)).flat_map(|_| data.to_le_bytes()).collect();
+    let map = Tiled {
+        kind: 6,
+        address: data,
+        sizes: vec![16, 32],
+        strides: vec![32],
+        extent: vec![16, 8],
+        steps: vec![1, 1],
+        ..Tiled::default()
+    };
+    let map: Vec<u8> = encode(&map).ok()?.iter().flat_map(|word| word.to_le_bytes()).collect();
+    for param in kernel.params.iter().filter(|param| param.size as usize == map.len()) {
+        params[param.offset as usize..][..map.len()].copy_from_slice(&map);
+    }
     if random.below(4) == 0 {
         for chunk in params.chunks_mut(4) {
             if random.below(3) == 0 {
@@ -124,11 +143,16 @@ fn launch(machine: &Machine, image: &[u8], name: &str, random: &mut Random) -> O
         }
     }
     params.truncate(kernel.param_bytes as usize);
+    let cluster = kernel.cluster.filter(|sizes| sizes.iter().product::<u32>() <= 16).unwrap_or([1; 3]);
+    let block = match random.below(4) {
+        0 => kernel.max_threads.unwrap_or([128, 1, 1]),
+        n => [[32, 1, 1], [70, 1, 1], [3, 5, 2]][n - 1],
+    };
     let outcome = run(&Launch {
         kernel,
-        grid: [1, 1, 1],
-        block: [[32, 1, 1], [70, 1, 1], [3, 5, 2]][random.below(3)],
-        cluster: [1; 3],
+        grid: cluster,
+        block,
+        cluster,
         dynamic_shared: [0, 512][random.below(2)],
         params,
         globals,

@@ -280,12 +280,14 @@ impl AddAssign<&Counters> for Counters {
     }
 }
 
-/// Additions and multiplications of one matrix product, from the shape in its opcode: `m16n8k16`.
+/// Additions and multiplications of one warp's matrix product, from the shape in its opcode: `m16n8k16`. The product of a
+/// warpgroup is that of four warps.
 fn flops_of(statement: &str) -> u64 {
     let sides = |shape: &str| -> Option<u64> {
         let (m, rest) = shape.strip_prefix('m')?.split_once('n')?;
         let (n, k) = rest.split_once('k')?;
         Some(m.parse::<u64>().ok()? * n.parse::<u64>().ok()? * k.parse::<u64>().ok()?)
     };
-    2 * statement.split(['.', ' ']).find_map(sides).unwrap_or(0)
+    let all = 2 * statement.split(['.', ' ']).find_map(sides).unwrap_or(0);
+    if statement.contains("wgmma.") { all / 4 } else { all }
 }
