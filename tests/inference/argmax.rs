@@ -2,7 +2,6 @@
 
 use sumexp::{Device, Dim, Error, Tensor, View, argmax, argmax_into, bf16, f16};
 
-use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Repeated, Reversed};
 use crate::common::arrange::Operand;
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::Format;
@@ -11,6 +10,7 @@ use crate::common::gpu::device;
 use crate::common::guard::Guarded;
 use crate::common::random::Random;
 use crate::common::sparse::{Far, put, zeros};
+use crate::layouts;
 
 /// The rule once more, as a walk along the row with nothing but comparisons.
 fn first_largest<T: Format>(row: impl Iterator<Item = T>) -> i64 {
@@ -87,24 +87,7 @@ fn lengths() {
 
 #[test]
 fn strides_alignment_and_dims() {
-    for offset in 0..16 {
-        for len in [40, 72, 1032] {
-            check_all_types(&Case::new(&[3, len], Fill::Ordinary).input(Offset(offset)));
-        }
-    }
-    for input in [Reversed, Padded(1, 6), Padded(8, 8), EveryOther] {
-        for dims in [vec![4, 3, 24], vec![2, 2, 1040], vec![3, 130]] {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).input(input));
-        }
-        check_all_types(&Case::new(&[3, 20, 6], Fill::Ordinary).along(1).input(input));
-    }
-    check_all_types(&Case::new(&[3, 5, 8], Fill::Ordinary).along(1).input(Repeated(2)));
-    check_all_types(&Case::new(&[3, 40], Fill::Ordinary).input(Repeated(1)));
-    for dims in [vec![6, 7, 5], vec![3, 5, 2, 4, 3], vec![2, 1, 3, 1, 2, 1, 2, 3]] {
-        for dim in 0..dims.len() {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).along(dim));
-        }
-    }
+    layouts().iter().for_each(check_all_types);
 }
 
 /// Wherever the largest element lies, and however many equals it has behind it, the first is found.

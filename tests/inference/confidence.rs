@@ -6,7 +6,7 @@ use sumexp::{
     confidence, confidence_into, f16, softmax,
 };
 
-use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Repeated, Reversed};
+use crate::common::arrange::Arrangement::{Offset, Padded, Reversed};
 use crate::common::arrange::Operand;
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::{Exact, Format, Tolerance, assert_right, error};
@@ -15,6 +15,7 @@ use crate::common::gpu::device;
 use crate::common::guard::Guarded;
 use crate::common::random::Random;
 use crate::common::sparse::{Far, put, zeros};
+use crate::layouts;
 
 /// What the documentation promises. Weights below the smallest normal number may be flushed, and an entropy has as many of them
 /// as the row has entries, each times its distance from the maximum.
@@ -124,24 +125,7 @@ fn lengths() {
 
 #[test]
 fn strides_alignment_dims_and_temperatures() {
-    for offset in 0..16 {
-        for len in [40, 72, 1032] {
-            check_all_types(&Case::new(&[3, len], Fill::Ordinary).input(Offset(offset)));
-        }
-    }
-    for input in [Reversed, Padded(1, 6), Padded(8, 8), EveryOther] {
-        for dims in [vec![4, 3, 24], vec![2, 2, 1040], vec![3, 130]] {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).input(input));
-        }
-        check_all_types(&Case::new(&[3, 20, 6], Fill::Ordinary).along(1).input(input));
-    }
-    check_all_types(&Case::new(&[3, 5, 8], Fill::Ordinary).along(1).input(Repeated(2)));
-    check_all_types(&Case::new(&[3, 40], Fill::Ordinary).input(Repeated(1)));
-    for dims in [vec![6, 7, 5], vec![3, 5, 2, 4, 3]] {
-        for dim in 0..dims.len() {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).along(dim));
-        }
-    }
+    layouts().iter().for_each(check_all_types);
     for tau in [1e-40, 1e-5, 0.07, 0.5, 2.0, 30.0, 1e20, f32::MAX] {
         check_all_types(&Case::new(&[6, 50], Fill::Ordinary).tau(tau));
         check_all_types(&Case::new(&[2, 12, 6], Fill::Mixed).along(1).tau(tau));

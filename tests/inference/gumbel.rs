@@ -7,7 +7,6 @@ use sumexp::{
     gumbel_softmax_into, softmax_backward,
 };
 
-use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Reversed};
 use crate::common::arrange::Operand;
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::Format;
@@ -15,6 +14,7 @@ use crate::common::device::{assert_no_findings, devices, soft};
 use crate::common::gpu::device;
 use crate::common::guard::Guarded;
 use crate::common::sparse::{Far, put, zeros};
+use crate::layouts;
 
 const SEED: u64 = 0xfeed_0000_1234_5678;
 const OFFSET: u64 = 1 << 40 | 3;
@@ -100,16 +100,7 @@ fn lengths_and_temperatures() {
 
 #[test]
 fn strides_alignment_and_dims() {
-    for offset in 0..9 {
-        check_all_types(&Case::new(&[3, 40], Fill::Ordinary).input(Offset(offset)));
-    }
-    for input in [Reversed, Padded(1, 6), EveryOther] {
-        check_all_types(&Case::new(&[4, 3, 24], Fill::Ordinary).input(input));
-        check_all_types(&Case::new(&[3, 20, 6], Fill::Ordinary).along(1).input(input));
-    }
-    for dim in 0..4 {
-        check_all_types(&Case::new(&[4, 3, 5, 2], Fill::Ordinary).along(dim));
-    }
+    layouts().iter().for_each(check_all_types);
 }
 
 /// The same bits on every schedule.

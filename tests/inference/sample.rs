@@ -6,7 +6,7 @@ use sumexp::{
     Device, Dim, Error, Graph, Random, SampleInto, SampleOptions, Tensor, View, bf16, f16, sample, sample_into,
 };
 
-use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Repeated, Reversed};
+use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Reversed};
 use crate::common::arrange::Operand;
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::Format;
@@ -15,6 +15,7 @@ use crate::common::gpu::{device, undisturbed};
 use crate::common::guard::Guarded;
 use crate::common::random::Random as Numbers;
 use crate::common::sparse::{Far, put, zeros};
+use crate::layouts;
 
 const PLAIN: SampleOptions = SampleOptions { temperature: 1.0, top_k: None, top_p: 1.0, min_p: 0.0 };
 const SEED: u64 = 0x0123_4567_89ab_cdef;
@@ -169,28 +170,10 @@ fn long_rows() {
 
 #[test]
 fn strides_alignment_and_dims() {
-    let options = SampleOptions { top_k: Some(20), top_p: 0.9, ..PLAIN };
-    let check_both = |case: &Case| {
-        check::<f32>(case, &options);
-        check::<f16>(case, &options);
-    };
-    for offset in 0..9 {
-        for len in [40, 72, 1032] {
-            check_both(&Case::new(&[3, len], Fill::Ordinary).input(Offset(offset)));
-        }
-    }
-    for input in [Reversed, Padded(1, 6), Padded(8, 8), EveryOther] {
-        for dims in [vec![4, 3, 24], vec![2, 2, 1040], vec![3, 130]] {
-            check_both(&Case::new(&dims, Fill::Ordinary).input(input));
-        }
-        check_both(&Case::new(&[3, 20, 6], Fill::Ordinary).along(1).input(input));
-    }
-    check_both(&Case::new(&[3, 25, 8], Fill::Ordinary).along(1).input(Repeated(2)));
-    check_both(&Case::new(&[3, 40], Fill::Ordinary).input(Repeated(1)));
-    for dims in [vec![26, 27, 25], vec![21, 1, 23, 1, 20, 1]] {
-        for dim in (0..dims.len()).filter(|dim| dims[*dim] > 1) {
-            check_both(&Case::new(&dims, Fill::Ordinary).along(dim));
-        }
+    for case in layouts() {
+        let options = SampleOptions { top_k: Some(case.len().min(20)), top_p: 0.9, ..PLAIN };
+        check::<f32>(&case, &options);
+        check::<f16>(&case, &options);
     }
 }
 

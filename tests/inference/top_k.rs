@@ -2,7 +2,6 @@
 
 use sumexp::{Device, Dim, Error, Tensor, TopKInto, View, argmax, bf16, f16, top_k, top_k_into};
 
-use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Repeated, Reversed};
 use crate::common::arrange::Operand;
 use crate::common::cases::{Case, Fill, SPECIAL_ROWS};
 use crate::common::compare::Format;
@@ -11,6 +10,7 @@ use crate::common::gpu::device;
 use crate::common::guard::Guarded;
 use crate::common::random::Random;
 use crate::common::sparse::{Far, put, zeros};
+use crate::layouts;
 
 /// The rule once more: the largest is taken out k times, by a walk with nothing but comparisons.
 fn walk<T: Format>(row: &[T], k: usize) -> Vec<i64> {
@@ -140,24 +140,7 @@ fn hard_rows() {
 
 #[test]
 fn strides_alignment_and_dims() {
-    for offset in 0..16 {
-        for len in [40, 1032] {
-            check_all_types(&Case::new(&[2, len], Fill::Ordinary).input(Offset(offset)), 5);
-        }
-    }
-    for input in [Reversed, Padded(1, 6), Padded(8, 8), EveryOther] {
-        for dims in [vec![4, 3, 24], vec![2, 2, 1040]] {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).input(input), 7);
-        }
-        check_all_types(&Case::new(&[3, 20, 6], Fill::Ordinary).along(1).input(input), 3);
-    }
-    check_all_types(&Case::new(&[3, 5, 8], Fill::Ordinary).along(1).input(Repeated(2)), 2);
-    check_all_types(&Case::new(&[3, 40], Fill::Ordinary).input(Repeated(1)), 4);
-    for dims in [vec![6, 7, 5], vec![3, 5, 2, 4, 3]] {
-        for dim in 0..dims.len() {
-            check_all_types(&Case::new(&dims, Fill::Ordinary).along(dim), 2);
-        }
-    }
+    layouts().iter().for_each(|case| check_all_types(case, case.len().min(5)));
 }
 
 /// A bit pattern comes out as it went in.
