@@ -4,6 +4,7 @@ mod bits;
 mod captured;
 #[path = "../common/mod.rs"]
 mod common;
+mod counters;
 mod errors;
 mod explain;
 mod general;
@@ -18,7 +19,6 @@ mod weights;
 use common::device::{assert_no_findings, soft};
 use common::random::Random;
 use naive::{Answer, Problem, rounded};
-use softgpu::ctl::Gpu;
 use sumexp::attention::{Attention, forward};
 use sumexp::mask::Align;
 use sumexp::{Device, Float, Mask, Tensor, View, bf16, f16};
@@ -244,49 +244,4 @@ fn bf16_heads() {
 #[test]
 fn f32_heads() {
     head_sizes::<f32>();
-}
-
-/// One launch: what it asked of memory and of tensor cores.
-fn counted<T: Float>(soft: &Gpu, head: usize, length: usize, mask: Mask, mmas: u64) {
-    soft.reset_counters();
-    let p = problem::<T>(1, [1, 1, 1, length, length, head, head], 1.0);
-    let start = std::time::Instant::now();
-    run::<T>(&p, &Attention { mask, ..Attention::default() });
-    let took = start.elapsed();
-    let kernel = format!("attention_forward_{}_{head}", T::DTYPE);
-    let counters = soft.counters(&kernel).expect("it was launched");
-    let of_mma: u64 =
-        counters.lines.iter().filter(|line| line.statement.starts_with("mma.")).map(|line| line.issued.warp).sum();
-    let (shared, loads, stores) = (&counters.shared, &counters.global_loads, &counters.global_stores);
-    println!(
-        "{kernel} at {length}: {of_mma} mma, {} instructions, {} wavefronts of shared memory, {} bytes read, {took:.1?}",
-        counters.thread_instructions, shared.wavefronts, loads.bytes
-    );
-    assert_eq!(of_mma, mmas, "{kernel}");
-    assert_eq!((loads.sectors, stores.sectors), (loads.minimum, stores.minimum), "{kernel}");
-    assert_eq!(counters.local_bytes, 0, "{kernel}");
-    // The rows of f32 that are put together at the end may meet; nothing in the loop over keys does.
-    let at_the_end = |statement: &str| T::DTYPE.size() == 4 && statement.starts_with("st.shared.v2.f32");
-    let conflicts =
-        counters.lines.iter().filter(|line| line.shared.bank_conflicts() > 0 && !at_the_end(&line.statement));
-    assert_eq!(conflicts.count(), 0, "{kernel}");
-}
-
-/// Whole sectors, no bank conflicts, each tile of keys read once per tile of queries, and hidden tiles not at all: as many
-/// products as there are tiles to compute.
-#[test]
-fn work_is_as_planned() {
-    let Some(soft) = soft() else { return };
-    let none = Mask::None;
-    // Two products of 16 x 8 x 16 for every 16 queries, 64 keys and 16 columns.
-    for (head, mmas) in [(32, 1), (64, 2), (96, 3), (128, 4), (192, 6), (256, 8)] {
-        let mmas = mmas * (256 / 16) * (256 / 64) * 2 * 16;
-        counted::<f16>(&soft, head, 256, none, mmas);
-        counted::<bf16>(&soft, head, 256, none, mmas);
-        // Three products of half the depth for each.
-        counted::<f32>(&soft, head, 256, none, 6 * mmas);
-    }
-    // 128 queries times 64 keys: 2, 4, ... 16 tiles of keys for the eight tiles of queries.
-    counted::<f16>(&soft, 64, 1024, CAUSAL, 72 * 8 * 64);
-    counted::<bf16>(&soft, 64, 1024, CAUSAL, 72 * 8 * 64);
 }
