@@ -30,7 +30,7 @@
 //! - **Types tell results apart.** [`Probabilities`], [`LogProbabilities`] and [`Lse`] do not pass for logits: softmax before
 //!   cross-entropy does not compile. A dim is a [`Dim`], never a bare number.
 //! - **The same bits every time.** A row's result depends on that row alone: not on the batch around it, its alignment, its
-//!   strides, or the schedule of the GPU. Sums are accumulated in f32 and rounded once.
+//!   strides, or the schedule of the GPU. Sums are accumulated in f32, in f64 where that would show, and rounded once.
 //! - **Errors are values.** A bad argument is an [`Error`] before anything is launched or written; bad data that a kernel
 //!   meets, such as a target that is no class, is one at the next [`Device::check`] or host copy. Nothing panics.
 //! - **Attention never has its scores in memory**, whatever hides keys: [`attention::forward`] takes every [`Mask`], packed
