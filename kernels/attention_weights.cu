@@ -183,7 +183,7 @@ class WeightsOf {
 };
 
 #define ATTENTION_WEIGHTS(name, T, ...)                                                                              \
-  extern "C" __global__ void __launch_bounds__(128) attention_weights_##name(const __grid_constant__ AttentionWeightsParams p) { \
+  extern "C" __global__ void __launch_bounds__(128, 2) attention_weights_##name(const __grid_constant__ AttentionWeightsParams p) { \
     const uint64_t item = (uint64_t{blockIdx.z} * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;                   \
     const uint64_t heads = uint64_t{p.call.sizes.batch} * p.call.sizes.heads;                                          \
     if (item < heads * p.query_tiles * p.key_spans) WeightsOf<WeightsShape<T>>(p, item).run();                         \
