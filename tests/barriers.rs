@@ -204,6 +204,31 @@ fn attends<T: Float>(head: usize, general: bool) -> Case {
     })
 }
 
+/// Gradients of attention by the kernels for heads of so many elements, likewise; `general` with tiles of queries and of keys of which
+/// bytes alone show nothing.
+fn slopes<T: Float>(head: usize, general: bool) -> Case {
+    let name = format!("gradients of attention {} of {head}{}", T::DTYPE, if general { " with bytes" } else { "" });
+    Case::new(name, move |device| {
+        let (queries, keys) = (200, 200);
+        // A NaN that some see and some do not.
+        let of = |length: usize, seed: u64, at: usize| {
+            let mut x = random::<T>(device, &[1, 1, length, head], seed).to_vec().expect("readable");
+            x[at * head] = T::from_f64(f64::NAN);
+            Tensor::from_slice(device, &[1, 1, length, head], &x).expect("a small tensor")
+        };
+        let (q, k, v, dout) = (of(queries, 16, 30), of(keys, 17, 40), of(keys, 18, 40), of(queries, 19, 30));
+        // Holes in a corner, and whole tiles beside it.
+        let shown = |query: usize, key: usize| query < 128 && key < 128 && (key % 5 != 0 || key >= 50 || query >= 50);
+        let bytes: Vec<u8> = (0..queries * keys).map(|i| u8::from(shown(i / keys, i % keys))).collect();
+        let bytes = Tensor::from_slice(device, &[queries, keys], &bytes).expect("a small tensor");
+        let mask = if general { Mask::Visible(keep(&bytes)) } else { Mask::Causal(Align::TopLeft) };
+        let options = Attention { mask, ..Attention::default() };
+        let saved = attention::forward(&q, &k, &v, &options).expect("a legal call");
+        let gradients = attention::backward(&q, &k, &v, &saved, &dout, &options).expect("a legal call");
+        [gradients.dq, gradients.dk, gradients.dv].into_iter().flat_map(|x| bits(x.to_vec())).collect()
+    })
+}
+
 /// Weights of attention, over more key tiles and more columns than there are buffers.
 fn weighs<T: Float>() -> Case {
     Case::new(format!("attention weights {}", T::DTYPE), |device| {
@@ -236,8 +261,8 @@ fn cases<T: Float>() -> Vec<Case> {
     let divergences: [&[usize]; 3] = [&[2, 2000], &[2, 8000], &[2, 40_000]];
     let losses = losses.into_iter().chain([4000, 20_000].map(shares::<T>)).chain([events::<T>()]);
     let losses = losses.chain(divergences.map(divergence::<T>));
-    let attentions =
-        [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| attends::<T>(head, any)));
+    let attentions = [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| (head, any)));
+    let attentions = attentions.flat_map(|(head, any)| [attends::<T>(head, any), slopes::<T>(head, any)]);
     family
         .chain(losses)
         .chain(rows.into_iter().flat_map(inference::<T>))

@@ -67,6 +67,8 @@ struct Shape {
   static constexpr int kShared = QueryTile::kSize + 2 * (KeyTile::kSize + ValueTile::kSize);
   /// Elements that an mma sums over.
   static constexpr int kDepth = 32 / T::kBytes;
+  /// Steps of so many elements that the first product unrolls.
+  static constexpr int kDepthsAtOnce = T::kBytes == 2 ? 8 : 1;
 };
 
 /// One warp's part of scores = q k^T. All 32 lanes must call.
@@ -84,8 +86,7 @@ DEVICE void multiply_keys(float (&scores)[S::kRowTiles][S::kKeys / 8][4], uint32
       for (int e = 0; e < 4; ++e) scores[t][j][e] = 0.0f;
     }
   }
-  constexpr int kAtOnce = T::kBytes == 2 ? 8 : 1;
-#pragma unroll kAtOnce
+#pragma unroll S::kDepthsAtOnce
   for (int depth = 0; depth < S::kHead / S::kDepth; ++depth) {
     uint32_t a[S::kRowTiles][4];
 #pragma unroll

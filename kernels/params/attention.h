@@ -230,4 +230,45 @@ typedef struct {
   AttentionState *split_states;
 } AttentionForwardParams;
 
+/// What the gradients of a query's scores need to know of it.
+typedef struct {
+  /// Natural logarithm of the sum of exp(score); +inf if the query sees nothing.
+  float lse;
+  /// dot(dout, out) - dlse
+  float delta;
+} AttentionRow;
+
+/// A number for every query of every head.
+typedef struct {
+  /// First element; null if there is none.
+  const float *data;
+  /// Distances between batch entries (not used with packed sequences), heads and queries.
+  uint64_t batch;
+  uint64_t head;
+  uint64_t row;
+} AttentionVector;
+
+/// Backward kernels. The call is that of the forward pass.
+typedef struct {
+  AttentionCall call;
+  /// Results of the forward pass.
+  AttentionMatrix out;
+  AttentionVector lse;
+  /// Gradients of them; no data if that of lse is 0.
+  AttentionMatrix dout;
+  AttentionVector dlse;
+  /// Written by the first kernel, read by the others: [batch, heads, queries].
+  AttentionRow *rows;
+  /// Written: gradients of q, k and v.
+  AttentionMatrix dq;
+  AttentionMatrix dk;
+  AttentionMatrix dv;
+  /// Tiles of queries and of keys of a batch entry, or of all packed sequences together at most.
+  uint32_t query_tiles;
+  uint32_t key_tiles;
+  /// Factor of the products that scores are made of.
+  float scale;
+  uint32_t reserved;
+} AttentionBackwardParams;
+
 #endif

@@ -1,6 +1,7 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
+use crate::plan::attention::Part;
 use crate::plan::{Piece, inference, loss, sample, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
@@ -37,6 +38,22 @@ pub enum KernelId {
     AttentionWeights {
         /// Of q, k and the weights.
         dtype: DType,
+    },
+    /// Attention: what its gradients need to know of each query.
+    AttentionBackwardRows {
+        /// Of out.
+        dtype: DType,
+    },
+    /// Attention: gradients of q, or of k and v.
+    AttentionBackward {
+        /// Of all of them.
+        dtype: DType,
+        /// Largest head size.
+        head: u32,
+        /// Which gradients.
+        part: Part,
+        /// Whether masks and scores may be of any kind.
+        general: bool,
     },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
@@ -232,6 +249,16 @@ impl KernelId {
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
             Self::AttentionWeights { dtype } => format!("attention_weights_{dtype}"),
+            Self::AttentionBackwardRows { dtype } => format!("attention_backward_rows_{dtype}"),
+            Self::AttentionBackward { dtype, head, part, general } => {
+                let part = match part {
+                    Part::Queries => "queries",
+                    Part::KeysAndValues => "keys_and_values",
+                    Part::Keys => "keys",
+                    Part::Values => "values",
+                };
+                format!("attention_backward_{part}_{dtype}_{head}{}", if general { "_general" } else { "" })
+            }
             Self::AttentionPartial { dtype, backward } => {
                 format!("attention_partial_{}{dtype}", if backward { "backward_" } else { "" })
             }
@@ -281,6 +308,15 @@ impl KernelId {
             Self::AttentionForward { .. } => "attention_forward_f32",
             Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
             Self::AttentionMerge { .. } => "attention_merge",
+            Self::AttentionBackwardRows { .. } => "attention_backward_rows",
+            Self::AttentionBackward { dtype, part, .. } => match (dtype, part) {
+                (DType::F16, Part::Queries) => "attention_backward_queries_f16",
+                (DType::BF16, Part::Queries) => "attention_backward_queries_bf16",
+                (_, Part::Queries) => "attention_backward_queries_f32",
+                (DType::F16, _) => "attention_backward_keys_f16",
+                (DType::BF16, _) => "attention_backward_keys_bf16",
+                (..) => "attention_backward_keys_f32",
+            },
             Self::AttentionPartial { .. } => "attention_partial",
             Self::AttentionWeights { .. } => "attention_weights",
             Self::SoftmaxForward { form, .. } | Self::SoftmaxBackward { form, .. } => match (form, self) {

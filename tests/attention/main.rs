@@ -8,6 +8,7 @@ mod counters;
 mod errors;
 mod explain;
 mod general;
+mod gradients;
 mod known_bugs;
 mod naive;
 mod packed;

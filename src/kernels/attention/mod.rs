@@ -1,10 +1,12 @@
 //! The launches of attention: what the kernels of both directions are told about a call.
 
+mod backward;
 mod forward;
 mod mask;
 mod partial;
 mod weights;
 
+pub(crate) use backward::{OperandGradients, Saved, Upstream, backward};
 pub(crate) use forward::{Planned, Results, forward, launches, planned};
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
@@ -172,7 +174,8 @@ fn four(dims: &[usize]) -> [u32; 4] {
 
 /// The kernels that exist for an element type.
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
-    forward::kernels(dtype).chain(partial::kernels(dtype)).chain([KernelId::AttentionWeights { dtype }])
+    let weights = [KernelId::AttentionWeights { dtype }];
+    forward::kernels(dtype).chain(backward::kernels(dtype)).chain(partial::kernels(dtype)).chain(weights)
 }
 
 /// The kernels that exist for all of them.

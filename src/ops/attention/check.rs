@@ -162,7 +162,7 @@ fn at_most(op: &'static str, option: &'static str, value: usize, max: usize) -> 
 }
 
 /// Rows are read whole, so their elements must be neighbours. `name` is that of the last dim.
-fn rows<T: Element>(op: &'static str, name: &'static str, view: &View<T>) -> Result<()> {
+pub(super) fn rows<T: Element>(op: &'static str, name: &'static str, view: &View<T>) -> Result<()> {
     let (Some(size), Some(stride)) = (view.dims().last(), view.layout().strides().last()) else { return Ok(()) };
     if *size == 1 || *stride == 1 || view.shape().is_empty() {
         return Ok(());

@@ -2,9 +2,11 @@
 
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Bias, Forward, Results};
+use crate::kernels::attention::{Bias, Forward, OperandGradients, Results, Upstream};
 use crate::mask::{Align, Bits, Entries, Offsets, Rule};
-use crate::reference::attention::{Alibi, Attention, Geometry, Sequences, forward, weights_from_lse};
+use crate::reference::attention::{
+    Alibi, Attention, Geometry, Gradients, Sequences, backward, forward, weights_from_lse,
+};
 use crate::reference::{Operand, Output};
 use crate::tensor::{View, ViewMut};
 use std::ops::Range;
@@ -40,11 +42,7 @@ fn with_bias<T: Float, U: Float>(
         },
     };
     let packed = call.offsets.is_some();
-    // Packed operands are by token, head and feature.
-    let strides = |view: &View<T>| {
-        let s = view.layout().strides();
-        if packed { vec![s[2], s[1], s[3]] } else { s.to_vec() }
-    };
+    let strides = |view: &View<T>| strides_of(packed, view);
     let (of_q, of_k, of_v) = (strides(&call.q), strides(&call.k), strides(&call.v));
     let masking = &call.masking;
     let mut mask: Vec<Rule> = Vec::new();
@@ -124,6 +122,42 @@ impl<T: Float> OnHost<T> for FillWeights<'_, T> {
         weights_from_lse(attention, rows, lse, Output { data, strides: &strides });
         Ok(())
     }
+}
+
+/// The backward operation.
+pub(super) struct FillGradients<'r, T> {
+    pub(super) op: &'static str,
+    pub(super) packed: bool,
+    pub(super) upstream: Upstream<'r, T>,
+    pub(super) gradients: OperandGradients<'r, T>,
+}
+
+impl<T: Float> OnHost<T> for FillGradients<'_, T> {
+    fn run<U: Float>(self, attention: &Attention<T, U>) -> Result<()> {
+        let Self { op, packed, upstream: Upstream { dout, dlse }, gradients } = self;
+        let OperandGradients { mut dq, mut dk, mut dv, .. } = gradients;
+        let strides = [&dq, &dk, &dv].map(|view| view.layout().strides().to_vec());
+        let of_dout = strides_of(packed, &dout);
+        let dlse = dlse.map(|dlse| {
+            let s = dlse.layout().strides();
+            (data_of(&dlse), if packed { vec![s[2], s[1]] } else { s.to_vec() })
+        });
+        let results = Gradients {
+            dq: Output { data: dq.on_host(op, "dq")?.expect("dq is where q is"), strides: &strides[0] },
+            dk: Output { data: dk.on_host(op, "dk")?.expect("dk is where q is"), strides: &strides[1] },
+            dv: Output { data: dv.on_host(op, "dv")?.expect("dv is where q is"), strides: &strides[2] },
+            dbias: None,
+        };
+        let dlse = dlse.as_ref().map(|(data, strides)| Operand { data, strides });
+        backward(attention, Operand { data: data_of(&dout), strides: &of_dout }, dlse, results);
+        Ok(())
+    }
+}
+
+/// Strides of rows; packed ones are by token, head and feature.
+fn strides_of<E: Element>(packed: bool, view: &View<E>) -> Vec<u64> {
+    let s = view.layout().strides();
+    if packed { vec![s[2], s[1], s[3]] } else { s.to_vec() }
 }
 
 fn data_of<'a, E: Element>(view: &View<'a, E>) -> &'a [E] {

@@ -40,6 +40,7 @@
 //! of TF32. Errors are at most those of a computation that rounds every intermediate result to the element type. The bits of a query depend on
 //! its own row, its keys and the options alone: not on the batch, other sequences, strides, or the schedule of the GPU.
 
+mod backward;
 mod check;
 mod explain;
 mod forward;
@@ -49,6 +50,9 @@ mod packed;
 mod partial;
 mod weights;
 
+pub use backward::{
+    AttentionGradients, GradientsInto, Upstream, backward, backward_into, backward_packed, backward_packed_into,
+};
 pub use explain::{ExplainedKernel, ExplainedPass, Explanation, RejectedPlan, explain, explain_packed};
 pub use forward::{AttentionInto, AttentionOutput, forward, forward_into};
 pub use options::{Alibi, Attention, Bias};

@@ -212,7 +212,11 @@ pub(super) fn check<'a, T: Float>(
 }
 
 /// `[T, H, D]` as `[1, H, T, D]`.
-fn heads_first<'a, T: Float>(op: &'static str, operand: &'static str, x: View<'a, T>) -> Result<View<'a, T>> {
+pub(super) fn heads_first<'a, T: Float>(
+    op: &'static str,
+    operand: &'static str,
+    x: View<'a, T>,
+) -> Result<View<'a, T>> {
     let [tokens, heads, size] = *x.dims() else {
         return Err(Error::OperandRank { op, operand, wanted: "[tokens, heads, head size]", shape: x.dims().to_vec() });
     };

@@ -17,8 +17,8 @@ use std::ops::Range;
 /// `&`[`AttentionOutput`] is one. Rows with lse -inf saw no key, and what they hold is not looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Partial<'a, T: Element> {
-    out: View<'a, T>,
-    lse: View<'a, f32>,
+    pub(super) out: View<'a, T>,
+    pub(super) lse: View<'a, f32>,
 }
 
 impl<'a, T: Float> Partial<'a, T> {

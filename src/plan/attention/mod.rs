@@ -1,9 +1,11 @@
 //! Launch plans of attention.
 
+mod backward;
 mod forward;
 mod weights;
 mod work;
 
+pub use backward::{Backward, BackwardTiles, Part, ROWS_THREADS, Sweep, backward, backward_tiles, parts};
 pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for};
 pub use weights::{WEIGHTS_TILES, Weights, weights};
 pub use work::{Bytes, CELL, Footprint, Segments, Sight, TileCounts, Work};

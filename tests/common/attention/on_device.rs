@@ -3,8 +3,11 @@
 use std::ops::Range;
 
 use super::cases::Layout;
-use super::problem::{Problem, narrow, turned};
-use sumexp::attention::{Alibi, Attention, Bias, PackedOffsets, forward, forward_packed};
+use super::problem::{Gradient, Problem, narrow, turned};
+use sumexp::attention::{
+    Alibi, Attention, AttentionOutput, Bias, PackedOffsets, Upstream, backward, backward_packed, forward,
+    forward_packed,
+};
 use sumexp::mask::Band;
 use sumexp::{Device, Dim, Element, Float, Mask, Polarity, Tensor, View, hide, keep};
 
@@ -190,14 +193,42 @@ impl<T: Float> OnDevice<T> {
         })
     }
 
-    /// Results by problem, `[B, H, S, Dv]` and `[B, H, S]`.
-    pub fn forward(&self) -> Vec<(Vec<T>, Vec<f32>)> {
+    fn output(&self) -> AttentionOutput<T> {
         let [q, k, v] = self.operands();
         let output = self.with_options(|options| match self.offsets() {
             None => forward(q, k, v, options),
             Some([of_q, of_k]) => forward_packed(q, k, v, of_q, of_k, options),
         });
-        let output = output.expect("a legal call");
+        output.expect("a legal call")
+    }
+
+    /// Gradients by problem, shaped as the operands with heads first, for these of out and lse. Without that of the bias.
+    pub fn backward(&self, upstream: &[(Vec<f64>, Vec<f64>)]) -> Vec<Gradient<T>> {
+        let Problem { query_heads, key_heads, size, value_size, .. } = self.problems[0];
+        let saved = self.output();
+        let dout = self.upload(Rows::Queries, [query_heads, value_size], |n, _| narrow::<T>(&upstream[n].0));
+        let dlse = self.upload(Rows::Queries, [query_heads, 1], |n, _| narrow::<f32>(&upstream[n].1));
+        let rank = dlse.dims().len();
+        let dlse = dlse.view().reshape(&dlse.dims()[..rank - 1]).unwrap();
+        let upstream = Upstream { dout: dout.view(), dlse: Some(dlse) };
+        let [q, k, v] = self.operands();
+        let gradients = self.with_options(|options| match self.offsets() {
+            None => backward(q, k, v, &saved, upstream, options),
+            Some([of_q, of_k]) => backward_packed(q, k, v, of_q, of_k, &saved, upstream, options),
+        });
+        let gradients = gradients.expect("a legal call");
+        let by_problem =
+            |rows, heads, width, x: &Tensor<T>| self.by_problem(rows, heads, width, x.to_vec().expect("a download"));
+        let dq = by_problem(Rows::Queries, query_heads, size, &gradients.dq);
+        let dk = by_problem(Rows::Keys, key_heads, size, &gradients.dk);
+        let dv = by_problem(Rows::Keys, key_heads, value_size, &gradients.dv);
+        let all = dq.into_iter().zip(dk).zip(dv);
+        all.map(|((dq, dk), dv)| Gradient { dq, dk, dv, dbias: Vec::new() }).collect()
+    }
+
+    /// Results by problem, `[B, H, S, Dv]` and `[B, H, S]`.
+    pub fn forward(&self) -> Vec<(Vec<T>, Vec<f32>)> {
+        let output = self.output();
         let (out, lse) = (output.out.to_vec().unwrap(), output.lse.to_vec().unwrap());
         let heads = self.problems[0].query_heads;
         let out = self.by_problem(Rows::Queries, heads, self.problems[0].value_size, out);

@@ -1,0 +1,9 @@
+// Gradients of the queries of attention on bf16. attention/backward.cuh says how.
+#include "attention/backward.cuh"
+
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 32, 4, 2, 64, 2)
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 64, 4, 2, 32, 2)
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 96, 8, 1, 32, 2)
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 128, 8, 1, 32, 2)
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 192, 4, 1, 32, 2)
+ATTENTION_BACKWARD(queries, Part::kQueries, bf16, BF16, 256, 4, 1, 16, 2)

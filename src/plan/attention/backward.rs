@@ -1,0 +1,203 @@
+//! Launch plans of the backward kernels.
+
+use super::Size;
+use crate::dtype::DType;
+use crate::plan::piece::MAX_BLOCKS;
+use std::fmt;
+
+/// What a kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The gradient of q. Blocks own queries.
+    Queries,
+    /// Those of k and v. Blocks own keys.
+    KeysAndValues,
+    /// That of k alone.
+    Keys,
+    /// That of v alone.
+    Values,
+}
+
+/// What a block works on: rows, of queries or of keys, that it owns, and columns, of the other ones, that it meets. Row tiles decide
+/// who shares a block; column tiles also decide the order of sums, so they depend on the element type and the head size alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BackwardTiles {
+    /// Largest size of rows of q, k and v; shorter rows are padded with zeros.
+    pub head: u32,
+    /// Warps of a block.
+    pub warps: u32,
+    /// 16 rows each, per warp.
+    pub row_tiles: u32,
+    /// Columns of a tile.
+    pub columns: u32,
+    /// Column tiles in shared memory at a time.
+    pub buffers: u32,
+}
+
+const fn tiles(head: u32, warps: u32, row_tiles: u32, columns: u32, buffers: u32) -> BackwardTiles {
+    BackwardTiles { head, warps, row_tiles, columns, buffers }
+}
+
+impl BackwardTiles {
+    /// Those of the kernel for masks and scores of any kind: the same tiles, but no warp has more than 16 rows.
+    pub const fn general(self) -> Self {
+        Self { warps: self.warps * self.row_tiles, row_tiles: 1, ..self }
+    }
+
+    /// Rows of a block.
+    pub const fn rows(self) -> u32 {
+        self.warps * self.row_tiles * 16
+    }
+
+    /// Threads of a block.
+    pub const fn threads(self) -> u32 {
+        self.warps * 32
+    }
+
+    /// Bytes of shared memory: two tiles of rows, two of columns per buffer, and 8 bytes for each column, which may be a query.
+    pub const fn shared(self, dtype: DType) -> u64 {
+        let columns = (self.buffers * self.columns) as u64;
+        2 * (self.rows() as u64 + columns) * self.head as u64 * dtype.size() as u64 + 8 * columns
+    }
+}
+
+/// The tables of an element type: of kernels that own queries, and of those that own keys. As in the forward kernels, what a block keeps
+/// in shared memory fits on every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
+pub const fn backward_tiles(dtype: DType, part: Part) -> [BackwardTiles; 6] {
+    match (dtype.size(), part) {
+        (2, Part::Queries) => [
+            tiles(32, 4, 2, 64, 2),
+            tiles(64, 4, 2, 32, 2),
+            tiles(96, 8, 1, 32, 2),
+            tiles(128, 8, 1, 32, 2),
+            tiles(192, 4, 1, 32, 2),
+            tiles(256, 4, 1, 16, 2),
+        ],
+        (2, _) => [
+            tiles(32, 4, 2, 32, 2),
+            tiles(64, 4, 2, 16, 2),
+            tiles(96, 8, 1, 32, 2),
+            tiles(128, 8, 1, 32, 2),
+            tiles(192, 4, 1, 32, 2),
+            tiles(256, 4, 1, 16, 2),
+        ],
+        _ => [
+            tiles(32, 4, 1, 32, 2),
+            tiles(64, 4, 1, 32, 2),
+            tiles(96, 4, 1, 16, 2),
+            tiles(128, 4, 1, 16, 2),
+            tiles(192, 2, 1, 16, 1),
+            tiles(256, 2, 1, 16, 1),
+        ],
+    }
+}
+
+/// The kernels that make all gradients of rows of up to `head` elements. Above some size there are no registers for the sums of
+/// dk and of dv at once.
+pub fn parts(dtype: DType, head: u32) -> &'static [Part] {
+    let together = if dtype.size() == 4 { 96 } else { 128 };
+    if head <= together { &[Part::Queries, Part::KeysAndValues] } else { &[Part::Queries, Part::Keys, Part::Values] }
+}
+
+/// The launch of one kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// What it computes.
+    pub part: Part,
+    /// Its tiles.
+    pub tiles: BackwardTiles,
+    /// Tiles of rows of a batch entry and head, or of all packed sequences and a head at most.
+    pub row_tiles: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes of dynamic shared memory.
+    pub shared: u64,
+}
+
+/// How the backward operation is launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backward {
+    /// Whether they are the kernels for masks and scores of any kind.
+    pub general: bool,
+    /// Blocks of the kernel that comes first, of [`ROWS_THREADS`] threads.
+    pub rows_blocks: u64,
+    /// One kernel after the other.
+    pub sweeps: Vec<Sweep>,
+}
+
+/// Threads of the kernel that prepares what is known of each query; eight share one.
+pub const ROWS_THREADS: u32 = 128;
+
+impl fmt::Display for Sweep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (BackwardTiles { head, columns, warps, .. }, rows) = (self.tiles, self.tiles.rows());
+        write!(f, "{:?}: {rows} x {columns} of up to {head} elements, {warps} warps: {} blocks", self.part, self.blocks)
+    }
+}
+
+/// The plan of a backward operation. What has no blocks is not launched. The queries and keys of one batch entry may be those of so many
+/// `sequences`, each with its own tiles.
+pub fn backward(
+    size: &Size,
+    keys: u64,
+    key_heads: u64,
+    sequences: Option<u64>,
+    dtype: DType,
+    general: bool,
+) -> Backward {
+    let rows_of = |length: u64, tile: u64| match sequences {
+        None => length.div_ceil(tile),
+        // Every sequence fills all its tiles but one; those without rows have none.
+        Some(sequences) => length / tile + sequences.min(length),
+    };
+    let widest = size.head_size.max(size.value_size);
+    let class = |part| {
+        let table = backward_tiles(dtype, part);
+        *table.iter().find(|tiles| u64::from(tiles.head) >= widest).unwrap_or(&table[table.len() - 1])
+    };
+    let sweep = |part: &Part| {
+        let tiles = if general { class(*part).general() } else { class(*part) };
+        let (length, heads) = if *part == Part::Queries { (size.queries, size.heads) } else { (keys, key_heads) };
+        let row_tiles = rows_of(length, tiles.rows().into());
+        let blocks = size.batch.saturating_mul(heads).saturating_mul(row_tiles);
+        Sweep { part: *part, tiles, row_tiles, blocks, shared: tiles.shared(dtype) }
+    };
+    let sweeps = parts(dtype, class(Part::Queries).head).iter().map(sweep).collect();
+    let rows = size.batch.saturating_mul(size.heads).saturating_mul(size.queries);
+    Backward { general, rows_blocks: rows.div_ceil(u64::from(ROWS_THREADS / 8)).min(MAX_BLOCKS), sweeps }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTS: [Part; 4] = [Part::Queries, Part::KeysAndValues, Part::Keys, Part::Values];
+
+    #[test]
+    fn every_kernel_fits_in_a_block_of_every_gpu() {
+        for (dtype, part) in [DType::F16, DType::F32].into_iter().flat_map(|dtype| PARTS.map(|part| (dtype, part))) {
+            for tiles in backward_tiles(dtype, part) {
+                assert!(tiles.shared(dtype) <= 99 * 1024, "{tiles:?}");
+                assert_eq!(tiles.general().rows(), tiles.rows());
+            }
+        }
+    }
+
+    #[test]
+    fn every_gradient_has_one_kernel() {
+        let size = Size { batch: 2, heads: 6, queries: 129, head_size: 64, value_size: 128 };
+        let of = |size: &Size, dtype| backward(size, 300, 3, None, dtype, false).sweeps;
+        let sweeps = of(&size, DType::F16);
+        assert_eq!(sweeps.iter().map(|sweep| sweep.part).collect::<Vec<_>>(), [Part::Queries, Part::KeysAndValues]);
+        assert!(sweeps.iter().all(|sweep| sweep.tiles.head == 128));
+        // 129 queries in 2 tiles of 128 for 12 heads, 300 keys in 3 for 6.
+        assert_eq!(sweeps.iter().map(|sweep| sweep.blocks).collect::<Vec<_>>(), [24, 18]);
+        let wide = Size { head_size: 129, ..size };
+        let parts = of(&wide, DType::BF16).iter().map(|sweep| sweep.part).collect::<Vec<_>>();
+        assert_eq!(parts, [Part::Queries, Part::Keys, Part::Values]);
+        assert_eq!(of(&size, DType::F32).len(), 3);
+        let packed = backward(&Size { batch: 1, ..size }, 300, 3, Some(5), DType::F16, false);
+        assert_eq!((packed.sweeps[0].row_tiles, packed.sweeps[1].row_tiles), (6, 7));
+        assert_eq!(packed.rows_blocks, 6 * 129 / 16 + 1);
+    }
+}
