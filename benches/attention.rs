@@ -1,12 +1,13 @@
 //! Attention: TFLOP/s over head sizes and lengths at a constant number of tokens; grouped heads, masks of bytes.
 //!
-//! Operations are counted as in the field: `4 B H Sq Sk D`, of visible pairs; half of them for a causal mask.
+//! Operations are counted as in the field: `4 B H Sq Sk D` forward and 2.5 times as many backward, of visible pairs; half of them for a
+//! causal mask.
 
 mod common;
 
 use common::{Case, DeviceTime, Machine, Work, criterion, normal};
 use criterion::Criterion;
-use sumexp::attention::{Attention, AttentionInto, forward_into};
+use sumexp::attention::{Attention, AttentionInto, GradientsInto, Partial, backward_into, forward_into};
 use sumexp::mask::Align;
 use sumexp::{Device, Float, Mask, Result, Tensor, bf16, f16, keep};
 
@@ -101,6 +102,10 @@ struct Call<T> {
     causal: bool,
     out: Tensor<T>,
     lse: Tensor<f32>,
+    dout: Tensor<T>,
+    dq: Tensor<T>,
+    dk: Tensor<T>,
+    dv: Tensor<T>,
 }
 
 impl<T: Float> Call<T> {
@@ -123,18 +128,33 @@ impl<T: Float> Call<T> {
             causal: hidden == Hidden::Causal,
             out: Tensor::zeros(device, &q)?,
             lse: Tensor::zeros(device, &q[..3])?,
+            dout: normal(device, &q, 3),
+            dq: Tensor::zeros(device, &q)?,
+            dk: Tensor::zeros(device, &k)?,
+            dv: Tensor::zeros(device, &k)?,
         })
     }
 
     fn forward(&mut self) -> Result<()> {
-        let mask = match &self.bytes {
-            Some(bytes) => keep(bytes).into(),
-            None if self.causal => Mask::Causal(Align::BottomRight),
-            None => Mask::None,
-        };
-        let options = Attention { mask, ..Attention::default() };
+        let options = Attention { mask: mask(&self.bytes, self.causal), ..Attention::default() };
         let results = AttentionInto { out: self.out.view_mut(), lse: Some(self.lse.view_mut()) };
         forward_into(&self.q, &self.k, &self.v, &options, results)
+    }
+
+    /// Of the results that the forward pass left.
+    fn backward(&mut self) -> Result<()> {
+        let options = Attention { mask: mask(&self.bytes, self.causal), ..Attention::default() };
+        let saved = Partial::from_values(&self.out, self.lse.view());
+        let gradients = GradientsInto { dq: self.dq.view_mut(), dk: self.dk.view_mut(), dv: self.dv.view_mut() };
+        backward_into(&self.q, &self.k, &self.v, saved, &self.dout, &options, gradients)
+    }
+}
+
+fn mask(bytes: &Option<Tensor<u8>>, causal: bool) -> Mask<'_> {
+    match bytes {
+        Some(bytes) => keep(bytes).into(),
+        None if causal => Mask::Causal(Align::BottomRight),
+        None => Mask::None,
     }
 }
 
@@ -146,14 +166,24 @@ fn measure<T: Float>(criterion: &mut Criterion<DeviceTime>, machine: &Machine, o
         let mut call = Call::<T>::new(&machine.device, shape)?;
         if machine.testing {
             let mut want = Call::<T>::new(&Device::cpu(), shape)?;
-            call.forward()?;
-            want.forward()?;
-            assert_close(&format!("{op} {words}"), &call.out.to_vec()?, &want.out.to_vec()?);
+            for call in [&mut call, &mut want] {
+                call.forward()?;
+                call.backward()?;
+            }
+            for (got, want) in
+                [(&call.out, &want.out), (&call.dq, &want.dq), (&call.dk, &want.dk), (&call.dv, &want.dv)]
+            {
+                assert_close(&format!("{op} {words}"), &got.to_vec()?, &want.to_vec()?);
+            }
             println!("{op} {} {words}: right", T::DTYPE);
             return Ok(());
         }
         let case = |op| Case { machine, op, shape: words.clone() };
-        case(op).clock(criterion, T::DTYPE, Work::Flop(shape.flop()), || call.forward())
+        case(op).clock(criterion, T::DTYPE, Work::Flop(shape.flop()), || call.forward())?;
+        // Once more, should a filter have left the forward pass out.
+        call.forward()?;
+        let work = Work::Flop(shape.flop() / 2 * 5);
+        case(&format!("{op}_backward")).clock(criterion, T::DTYPE, work, || call.backward())
     };
     done().unwrap_or_else(|error| panic!("{op} {words}: {error}"));
 }
