@@ -272,7 +272,13 @@ int32_t sumexp_attention_options_init(sumexp_attention_options *options);
 int32_t sumexp_attention_forward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const sumexp_attention_options *options,
                                  const DLTensor *out, const DLTensor *lse, const DLTensor *weights, void *stream);
 
-/* Not in this version: SUMEXP_UNSUPPORTED. */
+/* The gradients of sumexp_attention_forward, from `out` and `lse` as it wrote them, and its q, k, v and options.
+ *   dout      as out, the gradient of out
+ *   dlse      as lse, any strides, or NULL: the gradient of lse, 0
+ *   dq, dk, dv    as q, k, v (shape and type); the last dim contiguous, other strides any
+ *   dbias     NULL; the gradient of the bias is SUMEXP_UNSUPPORTED in this version
+ * Scores are computed again; nothing is added up by atomics, so the same call gives the same bits. Hidden pairs have no part in any
+ * gradient; a query that sees nothing, and a key that nobody sees, have gradient 0. Errors: as forward. */
 int32_t sumexp_attention_backward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,
                                   const DLTensor *dout, const DLTensor *dlse, const sumexp_attention_options *options,
                                   const DLTensor *dq, const DLTensor *dk, const DLTensor *dv, const DLTensor *dbias, void *stream);

@@ -3,10 +3,13 @@
 use crate::device;
 use crate::header::*;
 use crate::options;
-use crate::status::{Failure, enter, unsupported};
+use crate::status::{Failure, enter};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
-use sumexp::attention::{Alibi, Attention, AttentionInto, Bias, forward_into, forward_packed_into, weights_into};
+use sumexp::attention::{
+    Alibi, Attention, AttentionInto, Bias, GradientsInto, Partial, Upstream, backward_into, backward_packed_into,
+    forward_into, forward_packed_into, weights_into,
+};
 use sumexp::mask::Align;
 use sumexp::{DType, Device, Mask, keep};
 
@@ -221,22 +224,57 @@ pub unsafe extern "C" fn sumexp_attention_forward(
 /// Gradient of attention; see the header.
 ///
 /// # Safety
-/// Nothing is read or written.
+/// The tensors, the options and the stream must be what the header says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sumexp_attention_backward(
-    _q: *const DLTensor,
-    _k: *const DLTensor,
-    _v: *const DLTensor,
-    _out: *const DLTensor,
-    _lse: *const DLTensor,
-    _dout: *const DLTensor,
-    _dlse: *const DLTensor,
-    _options: *const sumexp_attention_options,
-    _dq: *const DLTensor,
-    _dk: *const DLTensor,
-    _dv: *const DLTensor,
-    _dbias: *const DLTensor,
-    _stream: *mut c_void,
+    q: *const DLTensor,
+    k: *const DLTensor,
+    v: *const DLTensor,
+    out: *const DLTensor,
+    lse: *const DLTensor,
+    dout: *const DLTensor,
+    dlse: *const DLTensor,
+    options: *const sumexp_attention_options,
+    dq: *const DLTensor,
+    dk: *const DLTensor,
+    dv: *const DLTensor,
+    dbias: *const DLTensor,
+    stream: *mut c_void,
 ) -> i32 {
-    unsupported("attention_backward")
+    // SAFETY: the caller promises what the header says of tensors, options and the stream, which is what each call here asks.
+    enter("attention_backward", |op| unsafe {
+        let given = Options::read(op, options)?;
+        let [q, k, v] = [Operand::new(op, "q", q)?, Operand::new(op, "k", k)?, Operand::new(op, "v", v)?];
+        let [out, lse, dout] =
+            [Operand::new(op, "out", out)?, Operand::new(op, "lse", lse)?, Operand::new(op, "dout", dout)?];
+        let dlse = Operand::optional(op, "dlse", dlse)?;
+        if let Some(dbias) = Operand::optional(op, "dbias", dbias)? {
+            let version = env!("CARGO_PKG_VERSION");
+            let why = format_args!("is not in this version of sumexp ({version}), pass NULL");
+            return Err(dbias.refused(SUMEXP_UNSUPPORTED, why));
+        }
+        let [dq, dk, dv] = [Operand::new(op, "dq", dq)?, Operand::new(op, "dk", dk)?, Operand::new(op, "dv", dv)?];
+        let rest: Vec<&Operand> =
+            [&k, &v, &out, &lse, &dout, &dq, &dk, &dv].into_iter().chain(&dlse).chain(given.operands()).collect();
+        let device = device::of(&q, &rest, stream)?;
+        Operand::apart(&[&dq, &dk, &dv])?;
+        let masks = given.masks(&device)?;
+        let options = given.on(&device, &masks)?;
+        with_float!(q, T => {
+            let [q, k, v] = [q.view::<T>(&device)?, k.view::<T>(&device)?, v.view::<T>(&device)?];
+            let saved = Partial::from_values(out.view::<T>(&device)?, lse.view(&device)?);
+            let dlse = dlse.map(|dlse| dlse.view(&device)).transpose()?;
+            let upstream = Upstream { dout: dout.view(&device)?, dlse };
+            let gradients =
+                GradientsInto { dq: dq.view_mut(&device)?, dk: dk.view_mut(&device)?, dv: dv.view_mut(&device)? };
+            match &given.offsets {
+                None => backward_into(q, k, v, saved, upstream, &options, gradients)?,
+                Some([of_q, of_k]) => {
+                    let (of_q, of_k) = (of_q.view::<i32>(&device)?, of_k.view::<i32>(&device)?);
+                    backward_packed_into(q, k, v, of_q, of_k, saved, upstream, &options, gradients)?;
+                }
+            }
+            Ok(())
+        })
+    })
 }

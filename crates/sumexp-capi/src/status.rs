@@ -107,14 +107,6 @@ pub(crate) fn enter(op: &'static str, body: impl FnOnce(&'static str) -> Result<
     code
 }
 
-/// The end of a call of what is in the interface but not in this version.
-pub(crate) fn unsupported(op: &'static str) -> i32 {
-    enter(op, |op| {
-        let version = env!("CARGO_PKG_VERSION");
-        Err(Failure::new(SUMEXP_UNSUPPORTED, format_args!("{op} is not in this version of sumexp ({version})")))
-    })
-}
-
 /// What a panic said.
 fn text(payload: Box<dyn Any + Send>) -> String {
     let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {

@@ -6,7 +6,7 @@
 
 /* Two batch entries, four heads of queries on two of keys, more keys than queries, values of another size. */
 enum { B = 2, HQ = 4, HK = 2, SQ = 3, SK = 5, D = 4, DV = 3 };
-static float q[B * HQ * SQ * D], k[B * HK * SK * D], v[B * HK * SK * DV];
+static float q[B * HQ * SQ * D], k[B * HK * SK * D], v[B * HK * SK * DV], dout[B * HQ * SQ * DV], dlse[B * HQ * SQ];
 
 /* What the options say, in numbers on the host. */
 typedef struct {
@@ -28,39 +28,58 @@ static int visible(const Meaning *m, int b, int i, int j) {
          (m->q_segments == NULL || m->q_segments[b * SQ + i] == m->k_segments[b * SK + j]);
 }
 
-/* Results in the order of the tensors; weights [B, HQ, SQ, SK] if they are asked for. */
-static void want_of(const Meaning *m, double *out, double *lse, double *weights) {
+/* Results, in the order of the tensors. */
+typedef struct {
+  double out[B * HQ * SQ * DV], lse[B * HQ * SQ], weights[B * HQ * SQ * SK];
+  double dq[B * HQ * SQ * D], dk[B * HK * SK * D], dv[B * HK * SK * DV];
+} Want;
+
+static void want_of(const Meaning *m, Want *want) {
+  memset(want, 0, sizeof *want);
   for (int row = 0; row < B * HQ * SQ; ++row) {
-    int b = row / (HQ * SQ), h = row / SQ % HQ, i = row % SQ;
-    double sum = 0, *mean = out + row * DV, weight[SK] = {0};
-    memset(mean, 0, DV * sizeof *mean);
+    int b = row / (HQ * SQ), h = row / SQ % HQ, i = row % SQ, first = (b * HK + h / (HQ / HK)) * SK;
+    double sum = 0, dot = 0, *mean = want->out + row * DV, *weight = want->weights + row * SK, slope[SK], through[SK];
     for (int j = 0; j < SK; ++j) {
-      int key = (b * HK + h / (HQ / HK)) * SK + j;
       double score = 0;
+      through[j] = 0;
       if (!visible(m, b, i, j)) continue;
-      for (int d = 0; d < D; ++d) score += (double)q[row * D + d] * k[key * D + d];
+      for (int d = 0; d < D; ++d) score += (double)q[row * D + d] * k[(first + j) * D + d];
       score *= m->scale;
       if (m->bias != NULL) score += m->bias[h * SK + j];
       if (m->slopes != NULL) score -= m->slopes[h] * fabs((double)(j - i - (m->causal == 1 ? 0 : SK - SQ)));
-      if (m->softcap != 0) score = m->softcap * tanh(score / m->softcap);
+      double squeezed = m->softcap != 0 ? tanh(score / m->softcap) : 0;
+      slope[j] = 1 - squeezed * squeezed;
+      if (m->softcap != 0) score = m->softcap * squeezed;
       sum += weight[j] = exp(score);
-      for (int d = 0; d < DV; ++d) mean[d] += exp(score) * v[key * DV + d];
+      for (int d = 0; d < DV; ++d) mean[d] += exp(score) * v[(first + j) * DV + d];
+      for (int d = 0; d < DV; ++d) through[j] += (double)dout[row * DV + d] * v[(first + j) * DV + d];
     }
-    for (int d = 0; d < DV && sum > 0; ++d) mean[d] /= sum;
-    for (int j = 0; j < SK && weights != NULL; ++j) weights[row * SK + j] = sum > 0 ? weight[j] / sum : 0;
-    lse[row] = sum > 0 ? log(sum) : -INFINITY;
+    want->lse[row] = sum > 0 ? log(sum) : -INFINITY;
+    for (int d = 0; d < DV && sum > 0; ++d) dot += dout[row * DV + d] * (mean[d] /= sum);
+    for (int j = 0; j < SK && sum > 0; ++j) {
+      if (weight[j] == 0) continue;
+      double du = (weight[j] /= sum) * (through[j] - dot + dlse[row]) * slope[j];
+      for (int d = 0; d < D; ++d) want->dq[row * D + d] += m->scale * du * k[(first + j) * D + d];
+      for (int d = 0; d < D; ++d) want->dk[(first + j) * D + d] += m->scale * du * q[row * D + d];
+      for (int d = 0; d < DV; ++d) want->dv[(first + j) * DV + d] += weight[j] * dout[row * DV + d];
+    }
   }
 }
 
-static DLTensor *tq, *tk, *tv, *out, *lse, *weights;
+static DLTensor *tq, *tk, *tv, *out, *lse, *weights, *tdout, *tdlse, *dq, *dk, *dv;
 
 static void check(int line, const Meaning *m, const sumexp_attention_options *options) {
-  double want_out[B * HQ * SQ * DV], want_lse[B * HQ * SQ], want_weights[B * HQ * SQ * SK];
-  want_of(m, want_out, want_lse, want_weights);
+  Want want;
+  want_of(m, &want);
   expect_code(__FILE__, line, "forward", SUMEXP_OK, sumexp_attention_forward(tq, tk, tv, options, out, lse, weights, stream));
-  expect_f32(__FILE__, line, out, want_out, 2e-6);
-  expect_f32(__FILE__, line, lse, want_lse, 2e-6);
-  expect_f32(__FILE__, line, weights, want_weights, 4e-6);
+  expect_f32(__FILE__, line, out, want.out, 2e-6);
+  expect_f32(__FILE__, line, lse, want.lse, 2e-6);
+  expect_f32(__FILE__, line, weights, want.weights, 4e-6);
+  expect_code(__FILE__, line, "backward", SUMEXP_OK,
+              sumexp_attention_backward(tq, tk, tv, out, lse, tdout, tdlse, options, dq, dk, dv, NULL, stream));
+  expect_f32(__FILE__, line, dq, want.dq, 8e-6);
+  expect_f32(__FILE__, line, dk, want.dk, 8e-6);
+  expect_f32(__FILE__, line, dv, want.dv, 8e-6);
 }
 
 static void each_option(void) {
@@ -157,31 +176,42 @@ static void each_option(void) {
 static void packed(void) {
   static const int32_t OF_Q[4] = {0, SQ, SQ, 2 * SQ}, OF_K[4] = {0, SK, SK, 2 * SK};
   static float pq[B * SQ * HQ * D], pk[B * SK * HK * D], pv[B * SK * HK * DV];
-  double want_out[B * HQ * SQ * DV], want_lse[B * HQ * SQ], packed_out[B * HQ * SQ * DV], packed_lse[B * HQ * SQ];
+  static float pdout[B * SQ * HQ * DV], pdlse[B * SQ * HQ];
+  Want want, packed;
   sumexp_attention_options options;
   Meaning m = PLAIN;
   m.causal = 2;
-  want_of(&m, want_out, want_lse, NULL);
+  want_of(&m, &want);
   for (int row = 0; row < B * HQ * SQ; ++row) {
     int to = (row / (HQ * SQ) * SQ + row % SQ) * HQ + row / SQ % HQ;
     memcpy(pq + to * D, q + row * D, D * sizeof *q);
-    memcpy(packed_out + to * DV, want_out + row * DV, DV * sizeof *want_out);
-    packed_lse[to] = want_lse[row];
+    memcpy(pdout + to * DV, dout + row * DV, DV * sizeof *dout);
+    memcpy(packed.out + to * DV, want.out + row * DV, DV * sizeof *want.out);
+    memcpy(packed.dq + to * D, want.dq + row * D, D * sizeof *want.dq);
+    packed.lse[to] = want.lse[row], pdlse[to] = dlse[row];
   }
   for (int row = 0; row < B * HK * SK; ++row) {
     int to = (row / (HK * SK) * SK + row % SK) * HK + row / SK % HK;
     memcpy(pk + to * D, k + row * D, D * sizeof *k);
     memcpy(pv + to * DV, v + row * DV, DV * sizeof *v);
+    memcpy(packed.dk + to * D, want.dk + row * D, D * sizeof *want.dk);
+    memcpy(packed.dv + to * DV, want.dv + row * DV, DV * sizeof *want.dv);
   }
   DLTensor *x = f32(pq, 3, B * SQ, HQ, D), *y = f32(pk, 3, B * SK, HK, D), *z = f32(pv, 3, B * SK, HK, DV);
   DLTensor *got = f32(NULL, 3, B * SQ, HQ, DV), *got_lse = f32(NULL, 2, B * SQ, HQ);
+  DLTensor *of_out = f32(pdout, 3, B * SQ, HQ, DV), *of_lse = f32(pdlse, 2, B * SQ, HQ);
+  DLTensor *dx = f32(NULL, 3, B * SQ, HQ, D), *dy = f32(NULL, 3, B * SK, HK, D), *dz = f32(NULL, 3, B * SK, HK, DV);
   OK(sumexp_attention_options_init(&options));
   options.causal = 2, options.q_offsets = i32(OF_Q, 1, 4), options.k_offsets = i32(OF_K, 1, 4);
   for (int hint = 0; hint <= SK; hint += SK) {
     options.max_q = options.max_k = hint;
     OK(sumexp_attention_forward(x, y, z, &options, got, got_lse, NULL, stream));
-    expect_f32(__FILE__, __LINE__, got, packed_out, 2e-6);
-    expect_f32(__FILE__, __LINE__, got_lse, packed_lse, 2e-6);
+    expect_f32(__FILE__, __LINE__, got, packed.out, 2e-6);
+    expect_f32(__FILE__, __LINE__, got_lse, packed.lse, 2e-6);
+    OK(sumexp_attention_backward(x, y, z, got, got_lse, of_out, of_lse, &options, dx, dy, dz, NULL, stream));
+    expect_f32(__FILE__, __LINE__, dx, packed.dq, 8e-6);
+    expect_f32(__FILE__, __LINE__, dy, packed.dk, 8e-6);
+    expect_f32(__FILE__, __LINE__, dz, packed.dv, 8e-6);
   }
   REFUSED(SUMEXP_UNSUPPORTED, "weights of packed sequences", sumexp_attention_forward(x, y, z, &options, got, got_lse, weights, stream));
   REFUSED(SUMEXP_SHAPE, "q must have the dims", sumexp_attention_forward(tq, y, z, &options, got, got_lse, NULL, stream));
@@ -283,8 +313,6 @@ static void refused_tensors(void) {
           sumexp_attention_forward(tq, strided(wrong, 16, 4, B, HK * SK * D, HK, SK * D, SK, D, D, 1), tv, NULL, out, lse, wrong, stream));
   REFUSED(SUMEXP_OVERLAP, "lse overlaps weights",
           sumexp_attention_forward(tq, tk, tv, NULL, out, strided(wrong, 0, 3, B, HQ * SQ, HQ, SQ, SQ, 1), wrong, stream));
-  REFUSED(SUMEXP_UNSUPPORTED, "attention_backward is not in this version",
-          sumexp_attention_backward(tq, tk, tv, out, lse, out, NULL, NULL, tq, tk, tv, NULL, stream));
   REFUSED(SUMEXP_DTYPE, "q is i32, it must be f16, bf16 or f32",
           sumexp_attention_forward(i32(NULL, 4, B, HQ, SQ, D), tk, tv, NULL, out, lse, NULL, stream));
   REFUSED(SUMEXP_DTYPE, "k is f16, it must be f32", sumexp_attention_forward(tq, f16(NULL, 4, B, HK, SK, D), tv, NULL, out, lse, NULL, stream));
@@ -307,6 +335,55 @@ static void refused_tensors(void) {
   REFUSED(SUMEXP_OVERLAP, "out overlaps lse", sumexp_attention_forward(tq, tk, tv, NULL, out, strided(out, 0, 3, B, HQ * SQ, HQ, SQ, SQ, 1), NULL, stream));
 }
 
+/* Without a gradient of the lse it is 0; positions in front of heads in out and in the gradients too. */
+static void backward_values(void) {
+  Want want;
+  float kept[B * HQ * SQ];
+  double turned_dq[B * SQ * HQ * D];
+  memcpy(kept, dlse, sizeof kept);
+  memset(dlse, 0, sizeof dlse);
+  want_of(&PLAIN, &want);
+  memcpy(dlse, kept, sizeof kept);
+  OK(sumexp_attention_forward(tq, tk, tv, NULL, out, lse, NULL, stream));
+  OK(sumexp_attention_backward(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, dv, NULL, stream));
+  expect_f32(__FILE__, __LINE__, dq, want.dq, 8e-6);
+  expect_f32(__FILE__, __LINE__, dk, want.dk, 8e-6);
+  expect_f32(__FILE__, __LINE__, dv, want.dv, 8e-6);
+  for (int i = 0; i < B * HQ * SQ * D; ++i) {
+    int b = i / (HQ * SQ * D), h = i / (SQ * D) % HQ, s = i / D % SQ;
+    turned_dq[((b * SQ + s) * HQ + h) * D + i % D] = want.dq[i];
+  }
+  DLTensor *memory = f32(NULL, 4, B, SQ, HQ, D);
+  OK(sumexp_attention_backward(tq, tk, tv, out, lse, tdout, NULL, NULL, strided(memory, 0, 4, B, SQ * HQ * D, HQ, D, SQ, HQ * D, D, 1), dk,
+                               dv, NULL, stream));
+  expect_f32(__FILE__, __LINE__, memory, turned_dq, 8e-6);
+}
+
+#define BACKWARD(...) sumexp_attention_backward(__VA_ARGS__, NULL, stream)
+
+static void refused_gradients(void) {
+  REFUSED(SUMEXP_UNSUPPORTED, "dbias is not in this version",
+          sumexp_attention_backward(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, dv, f32(NULL, 2, SQ, SK), stream));
+  REFUSED(SUMEXP_NULL, "attention_backward: k is NULL", BACKWARD(tq, NULL, tv, out, lse, tdout, NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_NULL, "out is NULL", BACKWARD(tq, tk, tv, NULL, lse, tdout, NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_NULL, "lse is NULL", BACKWARD(tq, tk, tv, out, NULL, tdout, NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_NULL, "dout is NULL", BACKWARD(tq, tk, tv, out, lse, NULL, NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_NULL, "dk is NULL", BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, NULL, dv));
+  REFUSED(SUMEXP_DTYPE, "dlse is f16, it must be f32",
+          BACKWARD(tq, tk, tv, out, lse, tdout, f16(NULL, 3, B, HQ, SQ), NULL, dq, dk, dv));
+  REFUSED(SUMEXP_DTYPE, "dv is f16, it must be f32", BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, f16(NULL, 4, B, HK, SK, DV)));
+  REFUSED(SUMEXP_SHAPE, "dout", BACKWARD(tq, tk, tv, out, lse, f32(NULL, 4, B, HQ, SQ, DV + 1), NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_SHAPE, "lse", BACKWARD(tq, tk, tv, out, f32(NULL, 3, B, HQ, SQ + 1), tdout, NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_SHAPE, "dlse", BACKWARD(tq, tk, tv, out, lse, tdout, f32(NULL, 2, B, HQ), NULL, dq, dk, dv));
+  REFUSED(SUMEXP_SHAPE, "dq", BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, f32(NULL, 4, B, HK, SK, D), dk, dv));
+  REFUSED(SUMEXP_STRIDES, "dout", BACKWARD(tq, tk, tv, out, lse, strided(tdout, 0, 4, B, 0, HQ, 0, SQ, 0, DV, 0), NULL, NULL, dq, dk, dv));
+  REFUSED(SUMEXP_OVERLAP, "dq overlaps q", BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, tq, dk, dv));
+  REFUSED(SUMEXP_OVERLAP, "dv overlaps out",
+          BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, strided(out, 0, 4, B, HK * SK * DV, HK, SK * DV, SK, DV, DV, 1)));
+  REFUSED(SUMEXP_OVERLAP, "dk overlaps dv",
+          BACKWARD(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, strided(dk, 0, 4, B, HK * SK * DV, HK, SK * DV, SK, DV, DV, 1)));
+}
+
 /* No queries, no keys. */
 static void empty(void) {
   double zeros[HQ * SQ * DV] = {0}, nothing[HQ * SQ];
@@ -316,6 +393,11 @@ static void empty(void) {
   OK(sumexp_attention_forward(one, none, no_values, NULL, means, sums, NULL, stream));
   NEAR(means, zeros);
   NEAR(sums, nothing);
+  DLTensor *of_one = f32(NULL, 4, 1, HQ, SQ, D), *of_none = f32(NULL, 4, 1, HK, 0, D), *of_no_values = f32(NULL, 4, 1, HK, 0, DV);
+  double no_gradient[HQ * SQ * D] = {0};
+  OK(sumexp_attention_backward(one, none, no_values, means, sums, f32(dout, 4, 1, HQ, SQ, DV), NULL, NULL, of_one, of_none, of_no_values, NULL,
+                               stream));
+  NEAR(of_one, no_gradient);
   OK(sumexp_attention_forward(f32(NULL, 4, B, HQ, 0, D), tk, tv, NULL, f32(NULL, 4, B, HQ, 0, DV), f32(NULL, 3, B, HQ, 0), NULL, stream));
 }
 
@@ -323,16 +405,22 @@ void attention(void) {
   for (int i = 0; i < B * HQ * SQ * D; ++i) q[i] = (float)(i * 37 % 64 - 32) / 16;
   for (int i = 0; i < B * HK * SK * D; ++i) k[i] = (float)(i * 29 % 64 - 32) / 16;
   for (int i = 0; i < B * HK * SK * DV; ++i) v[i] = (float)(i * 23 % 64 - 32) / 16;
+  for (int i = 0; i < B * HQ * SQ * DV; ++i) dout[i] = (float)(i * 19 % 64 - 32) / 32;
+  for (int i = 0; i < B * HQ * SQ; ++i) dlse[i] = (float)(i * 17 % 64 - 32) / 32;
+  tdout = f32(dout, 4, B, HQ, SQ, DV), tdlse = f32(dlse, 3, B, HQ, SQ);
+  dq = f32(NULL, 4, B, HQ, SQ, D), dk = f32(NULL, 4, B, HK, SK, D), dv = f32(NULL, 4, B, HK, SK, DV);
   tq = f32(q, 4, B, HQ, SQ, D), tk = f32(k, 4, B, HK, SK, D), tv = f32(v, 4, B, HK, SK, DV);
   out = f32(NULL, 4, B, HQ, SQ, DV), lse = f32(NULL, 3, B, HQ, SQ), weights = f32(NULL, 4, B, HQ, SQ, SK);
   defaults();
   each_option();
   packed();
+  backward_values();
   empty();
   uint8_t before[B * HQ * SQ * DV * 4], after[sizeof before];
   fetch(out, before);
   refused_options();
   refused_tensors();
+  refused_gradients();
   fetch(out, after);
   HOLDS(memcmp(before, after, sizeof before) == 0);
 }
