@@ -1,23 +1,54 @@
-//! What the bits of a row depend on: its own row, its keys and the options. Not on the batch, other lengths, strides or schedules.
+//! What the bits of a row and of its gradients depend on: its own row, its keys and the options. Not on the batch, other lengths,
+//! strides or schedules.
 
 use crate::common::attention::cases::Layout;
-use crate::common::attention::on_device::OnDevice;
-use crate::common::attention::problem::{Masks, Problem, narrow};
+use crate::common::attention::on_device::{OnDevice, Results};
+use crate::common::attention::problem::{Gradient, Masks, Problem, narrow, upstream};
 use crate::common::compare::assert_same_bits;
 use crate::common::device::{assert_no_findings, devices, soft};
 use crate::common::sparse::{FAR, Far};
 use crate::device;
-use sumexp::attention::{Attention, Bias, forward};
+use sumexp::attention::{Attention, AttentionGradients, AttentionOutput, Bias, backward, forward};
 use sumexp::mask::{Align, Band};
-use sumexp::{Dim, Element, Float, Mask, Polarity, Tensor, View, bf16, f16, keep};
+use sumexp::{Device, Dim, Element, Error, Float, Mask, Polarity, Tensor, View, bf16, f16, keep};
 
-/// Copies of a problem's batch entry behind others, with key lengths.
-fn batch_of(problem: &Problem, count: usize, place: usize, lengths: impl Fn(usize) -> i32) -> Problem {
+/// Gradients of the results of a problem.
+type Upstream = (Vec<f64>, Vec<f64>);
+
+/// A problem of one batch entry among `count` others, with key lengths.
+fn batch_of(
+    (problem, of): &(Problem, Upstream),
+    count: usize,
+    place: usize,
+    lengths: impl Fn(usize) -> i32,
+) -> (Problem, Upstream) {
     let other = |x: &[f64]| -> Vec<f64> { x.iter().rev().copied().collect() };
     let all = |x: &[f64]| (0..count).flat_map(|n| if n == place { x.to_vec() } else { other(x) }).collect();
     let masks = Masks { lengths: Some((0..count).map(lengths).collect()), ..problem.masks.clone() };
     let [q, k, v] = [all(&problem.q), all(&problem.k), all(&problem.v)];
-    Problem { batch: count, q, k, v, masks, ..problem.clone() }
+    (Problem { batch: count, q, k, v, masks, ..problem.clone() }, (all(&of.0), all(&of.1)))
+}
+
+/// Both directions of one problem.
+fn both<T: Float>(device: &Device, problem: Problem, of: Upstream) -> Results<T> {
+    OnDevice::<T>::new(device, vec![problem], Layout::HeadsFirst).both(&[of]).remove(0)
+}
+
+/// Fails unless `got`, from row `place` of as many batch entries as it is longer, is `want`.
+#[track_caller]
+fn assert_same<T: Float>(case: &str, got: &Results<T>, want: &Results<T>, place: usize) {
+    fn part<E>(got: &[E], len: usize, place: usize) -> &[E] {
+        &got[place * len..][..len]
+    }
+    assert_same_bits(&format!("{case}: lse"), part(&got.lse, want.lse.len(), place), &want.lse);
+    for (name, got, want) in [
+        ("out", &got.out, &want.out),
+        ("dq", &got.gradient.dq, &want.gradient.dq),
+        ("dk", &got.gradient.dk, &want.gradient.dk),
+        ("dv", &got.gradient.dv, &want.gradient.dv),
+    ] {
+        assert_same_bits(&format!("{case}: {name}"), part(got, want.len(), place), want);
+    }
 }
 
 /// flash-attn c2006099, FlashMLA#212, vllm#53257: alone, in a batch of 32, at any place of it, and with other rows' lengths changed. Long keys
@@ -28,15 +59,15 @@ fn a_row_alone_or_in_a_batch_of_32() {
         for (queries, keys) in [(1, 1100), (33, 70), (3, 5)] {
             let mut problem = Problem::new([1, 2, 1], [queries, keys], [32, 32], 51);
             problem.masks.bands = vec![Band::causal(Align::BottomRight)];
+            let upstream = upstream(&problem, 52);
+            let alone = (problem, upstream);
             let length = keys as i32 - 2;
             for device in devices() {
-                let run = |problem| OnDevice::<T>::new(&device, vec![problem], Layout::HeadsFirst).forward().remove(0);
-                let (want, want_lse) = run(batch_of(&problem, 1, 0, |_| length));
+                let run = |(problem, of)| both::<T>(&device, problem, of);
+                let want = run(batch_of(&alone, 1, 0, |_| length));
                 for (count, place, others) in [(32, 0, 1), (32, 31, keys as i32), (32, 7, 0), (2, 1, keys as i32 / 2)] {
-                    let (out, lse) =
-                        run(batch_of(&problem, count, place, |n| if n == place { length } else { others }));
-                    assert_same_bits(&"out", &out[place * want.len()..][..want.len()], &want);
-                    assert_same_bits(&"lse", &lse[place * want_lse.len()..][..want_lse.len()], &want_lse);
+                    let got = run(batch_of(&alone, count, place, |n| if n == place { length } else { others }));
+                    assert_same(&format!("{place} of {count}"), &got, &want, place);
                 }
                 assert_no_findings(&"a batch of 32");
             }
@@ -56,7 +87,8 @@ fn repeated_operands() {
         let row: Vec<u8> = (0..33).map(|j| u8::from(j % 5 != 0)).collect();
         problem.masks.bytes = Some((row.repeat(2 * 2 * 5), [2, 2, 5, 33], Polarity::Keep));
         let on = OnDevice::<bf16>::new(&device, vec![problem.clone()], Layout::HeadsFirst);
-        let (want, _) = on.forward().remove(0);
+        let upstream = upstream(&problem, 53);
+        let want = on.both(&[(upstream.0.clone(), vec![0.0; upstream.1.len()])]).remove(0);
         let [q, k, v] = on.operands();
         let first = |x: View<bf16>| {
             let one = Tensor::from_slice(&device, &[33, 64], &x.to_vec().unwrap()[..33 * 64]).unwrap();
@@ -68,9 +100,54 @@ fn repeated_operands() {
         let bytes = row.view().expand(&[2, 2, 5, 33]).unwrap();
         let scale = Some(problem.scale as f32);
         let options = Attention { mask: Mask::Visible(keep(bytes)), scale, ..Attention::default() };
-        let got = forward(q, k, v, &options).unwrap();
-        assert_same_bits(&"out", &got.out.to_vec().unwrap(), &want);
+        let saved = forward(q, k, v, &options).unwrap();
+        let dout = Tensor::from_slice(&device, &[2, 2, 5, 64], &narrow::<bf16>(&upstream.0)).unwrap();
+        let gradients = backward(q, k, v, &saved, &dout, &options).unwrap();
+        assert_same("repeated operands", &read(&saved, &gradients), &want, 0);
         assert_no_findings(&"repeated operands");
+    }
+}
+
+/// Results as the problems have them.
+fn read<T: Float>(saved: &AttentionOutput<T>, gradients: &AttentionGradients<T>) -> Results<T> {
+    let AttentionGradients { dq, dk, dv, .. } = gradients;
+    let [dq, dk, dv] = [dq, dk, dv].map(|x| x.to_vec().unwrap());
+    let (out, lse) = (saved.out.to_vec().unwrap(), saved.lse.to_vec().unwrap());
+    Results { out, lse, gradient: Gradient { dq, dk, dv, dbias: Vec::new() } }
+}
+
+/// flash-attn 9ee0ff1d, #355, 88c4e5db, 2423cca3; TE#650; pytorch#141147; xformers fe23ac9a: the strides of out were taken for those of its
+/// gradient, and dv was made as k. Every other row of a tensor, positions first, the same row for all; values of another size.
+#[test]
+fn gradients_of_any_strides() {
+    for device in devices() {
+        let (queries, size) = (70, 40);
+        let problem = Problem::new([1, 2, 2], [queries, 33], [64, size], 60);
+        let on = OnDevice::<f16>::new(&device, vec![problem.clone()], Layout::HeadsFirst);
+        let [q, k, v] = on.operands();
+        let options = Attention::default();
+        let saved = forward(q, k, v, &options).unwrap();
+        let whole = narrow::<f16>(&upstream(&Problem { queries: 2 * queries, ..problem }, 61).0);
+        let whole = Tensor::from_slice(&device, &[1, 2, queries, 2 * size], &whole).unwrap();
+        let row = whole.view().slice(Dim::back(1), 0..1).unwrap().slice(Dim::LAST, 0..size).unwrap();
+        let positions_first = whole.view().reshape(&[1, queries, 4, size]).unwrap();
+        let kinds = [
+            whole.view().slice(Dim::LAST, size..2 * size).unwrap(),
+            positions_first.slice(Dim::back(1), 1..3).unwrap().permute(&[0, 2, 1, 3]).unwrap(),
+            row.expand(&[1, 2, queries, size]).unwrap(),
+        ];
+        for (n, dout) in kinds.into_iter().enumerate() {
+            let copy = Tensor::from_slice(&device, &[1, 2, queries, size], &dout.to_vec().unwrap()).unwrap();
+            let want = read(&saved, &backward(q, k, v, &saved, &copy, &options).unwrap());
+            let got = read(&saved, &backward(q, k, v, &saved, dout, &options).unwrap());
+            assert_same(&format!("kind {n}"), &got, &want, 0);
+        }
+        // One number for everything, as a sum has it, is no row of neighbours.
+        let one = Tensor::from_slice(&device, &[1], &[f16::ONE]).unwrap();
+        let dout = one.view().expand(&[1, 2, queries, size]).unwrap();
+        let refused = backward(q, k, v, &saved, dout, &options);
+        assert!(matches!(refused, Err(Error::NotContiguous { .. })), "{refused:?}");
+        assert_no_findings(&"gradients of any strides");
     }
 }
 
@@ -115,7 +192,7 @@ fn masks_and_biases_lie_anywhere() {
 }
 
 /// flash-attn b62d93f3, 6865e601; xformers 471569b4; ggml 1319de9e; ORT#32299: products of positions and strides in 32 bits. Rows of
-/// q, k, v, mask and bias lie 2^31 elements apart.
+/// q, k, v, mask, bias and dout lie 2^31 elements apart.
 #[test]
 fn rows_that_lie_far_apart() {
     let Some(soft) = soft() else { return };
@@ -134,7 +211,12 @@ fn rows_that_lie_far_apart() {
         bias: Some(Bias::F32(bias)),
         ..Attention::default()
     };
-    let want = forward(q, k, v, &options(near_bytes.view(), near_bias.view())).unwrap();
+    let dout = narrow::<f16>(&upstream(&problem, 55).0);
+    let near_dout = Tensor::from_slice(&device, &[1, 1, 4, 8], &dout).unwrap();
+    let near_options = options(near_bytes.view(), near_bias.view());
+    let want = forward(q, k, v, &near_options).unwrap();
+    let of_want = backward(q, k, v, &want, &near_dout, &near_options).unwrap();
+    let far_dout = Far::new(&soft, &device, &[4, 8], &dout);
     let far = |rows: usize, x: &[f64]| Far::new(&soft, &device, &[rows, 8], &narrow::<f16>(x));
     let (far_q, far_k, far_v) = (far(4, &problem.q), far(5, &problem.k), far(5, &problem.v));
     let (far_bytes, far_bias) =
@@ -144,8 +226,10 @@ fn rows_that_lie_far_apart() {
         x.view().expand(&[1, 1, rows, 8]).unwrap()
     }
     let options = options(far_bytes.view(), far_bias.view());
-    let got = forward(whole(&far_q, 4), whole(&far_k, 5), whole(&far_v, 5), &options).unwrap();
-    assert_same_bits(&"out", &got.out.to_vec().unwrap(), &want.out.to_vec().unwrap());
+    let [far_q, far_k, far_v] = [whole(&far_q, 4), whole(&far_k, 5), whole(&far_v, 5)];
+    let got = forward(far_q, far_k, far_v, &options).unwrap();
+    let of_got = backward(far_q, far_k, far_v, &got, whole(&far_dout, 4), &options).unwrap();
+    assert_same("far apart", &read(&got, &of_got), &read(&want, &of_want), 0);
     assert_no_findings(&"far apart");
 }
 
@@ -160,10 +244,19 @@ fn more_heads_or_batch_entries_than_65535() {
         let got = forward(&v, &v, &v, &Attention::default()).unwrap();
         assert_same_bits(&format!("{dims:?}"), &got.out.to_vec().unwrap(), &values);
         assert_no_findings(&"a large grid");
+        // Going back is the same walk over batch entries and heads for both.
+        if dims[0] > 1 {
+            continue;
+        }
+        // With one key its weight is 1, whatever q and k are.
+        let AttentionGradients { dq, dk, dv, .. } = backward(&v, &v, &v, &got, &v, &Attention::default()).unwrap();
+        assert_same_bits(&format!("{dims:?}: dv"), &dv.to_vec().unwrap(), &values);
+        assert!([dq, dk].iter().all(|x| x.to_vec().unwrap().iter().all(|x| x.to_f32() == 0.0)), "{dims:?}");
+        assert_no_findings(&"a large grid");
     }
 }
 
-/// Twenty schedules of a problem with every part of the forward pass: masks of all kinds, split keys, packed sequences.
+/// Twenty schedules of both directions of problems with every part of them: masks of all kinds, split keys, packed sequences.
 #[test]
 fn twenty_schedules() {
     let Some(soft) = soft() else { return };
@@ -181,13 +274,13 @@ fn twenty_schedules() {
         OnDevice::<f16>::new(&device, sequences, Layout::Packed),
     ];
     for call in &calls {
+        let of: Vec<Upstream> = call.problems.iter().map(|problem| upstream(problem, 60)).collect();
         soft.seed(0);
-        let want = call.forward();
+        let want = call.both(&of);
         for schedule in 1..=20 {
             soft.seed(schedule);
-            for ((out, lse), (want, want_lse)) in call.forward().iter().zip(&want) {
-                assert_same_bits(&format!("schedule {schedule}"), out, want);
-                assert_same_bits(&format!("schedule {schedule}"), lse, want_lse);
+            for (got, want) in call.both(&of).iter().zip(&want) {
+                assert_same(&format!("schedule {schedule}"), got, want, 0);
             }
         }
     }

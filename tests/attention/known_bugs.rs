@@ -2,25 +2,27 @@
 //! alone are in `attention_reference`.
 
 use crate::common::attention::cases::Layout;
-use crate::common::attention::dense::dense;
-use crate::common::attention::on_device::OnDevice;
-use crate::common::attention::problem::{Masks, Problem};
-use crate::common::compare::Format;
+use crate::common::attention::dense::{Dense, dense, gradients, sees, terms};
+use crate::common::attention::on_device::{OnDevice, Results};
+use crate::common::attention::problem::{Gradient, Masks, Problem, upstream};
+use crate::common::attention::same_dtype::attention;
+use crate::common::compare::{Format, assert_same_bits};
 use crate::common::device::{assert_no_findings, devices};
 use sumexp::mask::{Align, Band};
 use sumexp::{Polarity, bf16, f16};
 
 const HIDDEN: f64 = f64::NEG_INFINITY;
 
-/// Runs problems in one call on each device: right up to a few roundings, and 0 and -inf where nothing is visible. Returns what the
-/// GPU gave of the first.
+/// Runs problems in one call on each device, in both directions: right up to a few roundings, and 0 and -inf where nothing is
+/// visible. Returns what the GPU gave of the first.
 #[track_caller]
 fn check<T: Format>(problems: &[Problem], layout: Layout) -> (Vec<f64>, Vec<f32>) {
     let mut first = None;
     for device in devices() {
-        let results = OnDevice::<T>::new(&device, problems.to_vec(), layout).forward();
+        let of: Vec<Upstream> = problems.iter().map(|problem| upstream(problem, 7)).collect();
+        let results = OnDevice::<T>::new(&device, problems.to_vec(), layout).both(&of);
         assert_no_findings(&"a known bug");
-        for (problem, (out, lse)) in problems.iter().zip(&results) {
+        for ((problem, of), Results { out, lse, gradient }) in problems.iter().zip(&of).zip(&results) {
             let want = dense(problem);
             let size = want.out.iter().fold(0.0f64, |size, x| size.max(x.abs()));
             let bound = 2.0 * T::ulp(size).max(2e-6 * size);
@@ -33,11 +35,44 @@ fn check<T: Format>(problems: &[Problem], layout: Layout) -> (Vec<f64>, Vec<f32>
                 let of_row = &out[i * problem.value_size..][..problem.value_size];
                 assert!(*want != HIDDEN || of_row.iter().all(|x| x.to_f64().to_bits() == 0), "{i}: {of_row:?}");
             }
+            check_gradient(problem, of, &want, gradient);
         }
-        let (out, lse) = results.into_iter().next().expect("one result per problem");
+        let Results { out, lse, .. } = results.into_iter().next().expect("one result per problem");
         first = Some((out.iter().map(|x| x.to_f64()).collect(), lse));
     }
     first.expect("two devices")
+}
+
+/// Gradients of the results of a problem.
+type Upstream = (Vec<f64>, Vec<f64>);
+
+/// As right as that of the naive computation, up to a few roundings of the terms and to what an f32 can say of an lse, from which
+/// weights are computed again; 0 where nothing is visible.
+#[track_caller]
+fn check_gradient<T: Format>(problem: &Problem, of: &Upstream, want: &Dense, got: &Gradient<T>) {
+    let exact = gradients(problem, want, of);
+    let naive = attention::<T>(problem, Some(of), |b, h, i, j| sees(problem, b, h, i, j)).gradient;
+    let [of_q, of_k, of_v] = terms(problem, of);
+    let lse = want.lse.iter().filter(|lse| lse.is_finite()).fold(0.0f64, |largest, lse| largest.max(lse.abs()));
+    for (name, got, naive, want, terms) in [
+        ("dq", &got.dq, naive.dq, exact.dq, of_q),
+        ("dk", &got.dk, naive.dk, exact.dk, of_k),
+        ("dv", &got.dv, naive.dv, exact.dv, of_v),
+    ] {
+        assert_eq!(got.len(), want.len(), "{name}");
+        let error = |(got, want): (&T, &f64)| (got.to_f64() - want).abs();
+        let theirs = naive.iter().zip(&want).map(error).fold(0.0, f64::max);
+        let size = want.iter().fold(terms, |size, x| size.max(x.abs()));
+        let bound = 2.0 * theirs + 2.0 * T::ulp(terms) + f64::from(f32::EPSILON) * lse * size;
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!(error((got, want)) <= bound, "{}: {name}[{i}] is {got:?}, not {want}; {theirs:e}", T::DTYPE);
+        }
+    }
+    let zeros = |rows: &[T]| rows.iter().all(|x| x.to_f64() == 0.0);
+    for (i, lse) in want.lse.iter().enumerate() {
+        let dq = &got.dq[i * problem.size..][..problem.size];
+        assert!(*lse != HIDDEN || zeros(dq), "query {i} sees nothing: {dq:?}");
+    }
 }
 
 /// In all types.
@@ -58,7 +93,8 @@ fn bias(problem: &mut Problem, value: impl Fn(usize, usize) -> f64) {
     problem.bias = Some((pairs.collect(), [1, 1, problem.queries, problem.keys]));
 }
 
-/// pytorch#103963, #41508: rows that the mask hides whole became 0/0.
+/// pytorch#103963, #41508: rows that the mask hides whole became 0/0, and their gradients NaN. pytorch#31829, jax#6811, optax#1762: so was
+/// the gradient of the lse of nothing.
 #[test]
 fn hidden_rows_among_others() {
     let mut problem = Problem::single(8, 8, 8, 1);
@@ -167,13 +203,61 @@ fn a_mask_and_causal() {
 /// pytorch#101967: NaN in a hidden key and inf in a hidden value leaked, by NaN + -inf and by 0 * inf.
 #[test]
 fn hidden_keys_and_values_do_not_leak() {
-    let mut problem = Problem::single(5, 40, 8, 12);
-    problem.masks = bytes(&problem, |_, j| j < 30);
-    let want = everywhere(&problem);
-    problem.k[30 * 8..].fill(f64::NAN);
-    problem.v[30 * 8..].fill(f64::NAN);
-    problem.v[33 * 8..].fill(f64::INFINITY);
-    assert_eq!(everywhere(&problem), want);
+    fn of<T: Format>() {
+        let mut problem = Problem::single(5, 40, 8, 12);
+        problem.masks = bytes(&problem, |_, j| j < 30);
+        let mut planted = problem.clone();
+        planted.k[30 * 8..].fill(f64::NAN);
+        planted.v[30 * 8..].fill(f64::NAN);
+        planted.v[33 * 8..].fill(f64::INFINITY);
+        let upstream = upstream(&problem, 8);
+        for device in devices() {
+            let run = |problem: &Problem| {
+                let Results { out, lse, gradient: Gradient { dq, dk, dv, .. } } =
+                    OnDevice::<T>::new(&device, vec![problem.clone()], Layout::HeadsFirst)
+                        .both(std::slice::from_ref(&upstream))
+                        .remove(0);
+                assert!(dk[30 * 8..].iter().chain(&dv[30 * 8..]).all(|x| x.to_f64() == 0.0));
+                ([out, dq, dk, dv].concat(), lse)
+            };
+            let ((got, got_lse), (want, want_lse)) = (run(&planted), run(&problem));
+            assert_same_bits(&"planted", &got, &want);
+            assert_same_bits(&"planted", &got_lse, &want_lse);
+            assert_no_findings(&"planted");
+        }
+    }
+    of::<f16>();
+    of::<bf16>();
+    of::<f32>();
+}
+
+/// jax a282d586b6, f0392a1535: gradients of hidden entries were NaN or not 0. Scores 36 and 10000, where 10000 is hidden.
+#[test]
+fn gradients_of_hidden_scores() {
+    let mut problem = Problem::single(1, 2, 1, 14);
+    (problem.q, problem.k, problem.scale) = (vec![1.0], vec![36.0, 10_000.0], 1.0);
+    problem.masks.lengths = Some(vec![1]);
+    assert_eq!(everywhere(&problem).1[0], 36.0);
+    for device in devices() {
+        // A single visible key: without a gradient of the lse nothing moves but its value.
+        let on = OnDevice::<f32>::new(&device, vec![problem.clone()], Layout::HeadsFirst);
+        let Gradient { dq, dk, dv, .. } = on.both(&[(vec![1.0], vec![0.0])]).remove(0).gradient;
+        assert_eq!((dq, dk, dv), (vec![0.0], vec![0.0; 2], vec![1.0, 0.0]));
+    }
+}
+
+/// flash-attn a4f148b6: keys beyond the end in the backward pass made dq NaN: odd lengths, large scores.
+#[test]
+fn backward_of_odd_lengths_and_large_scores() {
+    for (n, len) in [1, 2, 5, 17, 128].into_iter().enumerate() {
+        for size in [16, 32, 64] {
+            let mut problem = Problem::single(len, len, size, 19 + n as u64);
+            // Numbers that every type still holds exactly.
+            problem.q.iter_mut().for_each(|x| *x *= 4.0);
+            problem.k.iter_mut().for_each(|x| *x *= 4.0);
+            everywhere(&problem);
+        }
+    }
 }
 
 /// pytorch#6864: a score of +inf makes its row NaN, and no other.
@@ -184,10 +268,11 @@ fn an_infinite_score() {
     bias(&mut problem, |i, j| if (i, j) == (1, 66) { f64::INFINITY } else { 0.0 });
     for device in devices() {
         let on = OnDevice::<f32>::new(&device, vec![problem.clone()], Layout::HeadsFirst);
-        let (got, got_lse) = on.forward().remove(0);
+        let Results { out: got, lse: got_lse, gradient } = on.both(&[upstream(&problem, 9)]).remove(0);
         assert!(got[2..4].iter().all(|x| x.is_nan()) && got_lse[1].is_nan());
         for i in [0, 1, 4, 5] {
             assert!((f64::from(got[i]) - out[i]).abs() < 1e-6 && (got_lse[i / 2] - lse[i / 2]).abs() < 1e-6);
+            assert!(gradient.dq[i].is_finite());
         }
         assert_no_findings(&"an infinite score");
     }
@@ -275,8 +360,9 @@ fn huge_equal_scores() {
 }
 
 /// flash-attn 2dc1b205, eeca63a7, ea38d3d2: a head size of 16 had half the threads outside of shared memory. flash-attn 6998e0ec,
-/// bba578d4, 052015a4; flashinfer 287bb64a3: the last tile was read past the end. llm.c#776: rows shorter than a warp. Every access is
-/// checked against its own allocation.
+/// bba578d4, 052015a4; pytorch PR #82272; flashinfer 287bb64a3, 065795ea4: the last tile was read past the end. llm.c#776: rows shorter than a
+/// warp. tt-metal#53208: a number of heads that is no multiple of anything, and rows behind the last whole group left out. Every access
+/// is checked against its own allocation.
 #[test]
 fn small_heads_and_ends_of_tiles() {
     for size in [1, 2, 3, 16, 17, 31, 33] {
@@ -284,4 +370,6 @@ fn small_heads_and_ends_of_tiles() {
             everywhere(&Problem::new([1, 2, 1], lengths, [size, size], 33));
         }
     }
+    everywhere(&Problem::new([1, 59, 59], [3, 5], [8, 8], 34));
+    everywhere(&Problem::new([3, 59, 1], [2, 9], [8, 5], 35));
 }

@@ -127,3 +127,11 @@ pub fn gradients(problem: &Problem, of: &Dense, (dout, dlse): &(Vec<f64>, Vec<f6
     }
     Gradient { dq, dk, dv, dbias }
 }
+
+/// What each number of dq, dk and dv is a sum of: the size of the largest terms, which may cancel.
+pub fn terms(problem: &Problem, (dout, dlse): &(Vec<f64>, Vec<f64>)) -> [f64; 3] {
+    let largest =
+        |x: &[f64]| x.iter().copied().filter(|x| x.is_finite()).fold(0.0, |largest: f64, x| largest.max(x.abs()));
+    let ds = problem.scale.abs() * (largest(dout) * largest(&problem.v) + largest(dlse));
+    [ds * largest(&problem.k), ds * largest(&problem.q), largest(dout)]
+}

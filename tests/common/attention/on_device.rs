@@ -19,6 +19,13 @@ struct Part {
     columns: Range<usize>,
 }
 
+/// What a problem gives, heads first.
+pub struct Results<T> {
+    pub out: Vec<T>,
+    pub lse: Vec<f32>,
+    pub gradient: Gradient<T>,
+}
+
 /// The operands of one call: a problem, or with [`Layout::Packed`] as many as there are sequences.
 pub struct OnDevice<T> {
     pub device: Device,
@@ -233,6 +240,12 @@ impl<T: Float> OnDevice<T> {
         let heads = self.problems[0].query_heads;
         let out = self.by_problem(Rows::Queries, heads, self.problems[0].value_size, out);
         out.into_iter().zip(self.by_problem(Rows::Queries, heads, 1, lse)).collect()
+    }
+
+    /// Results and gradients by problem, for these of out and lse.
+    pub fn both(&self, upstream: &[(Vec<f64>, Vec<f64>)]) -> Vec<Results<T>> {
+        let results = self.forward().into_iter().zip(self.backward(upstream));
+        results.map(|((out, lse), gradient)| Results { out, lse, gradient }).collect()
     }
 
     /// Rows of a result as the operands have them, heads first and by problem.
