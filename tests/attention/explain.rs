@@ -5,7 +5,8 @@ use crate::common::random::Random;
 use crate::device;
 use softgpu::ctl::Gpu;
 use sumexp::attention::{
-    Alibi, Attention, ExplainedPass, Explanation, PackedOffsets, explain, explain_packed, forward, forward_packed,
+    Alibi, Attention, ExplainedPass, Explanation, PackedOffsets, backward, backward_packed, explain, explain_packed,
+    forward, forward_packed,
 };
 use sumexp::mask::Align;
 use sumexp::{Device, Float, Mask, Tensor, bf16, f16, hide, keep};
@@ -131,11 +132,14 @@ fn of_sizes<T: Float>(sizes: Sizes) {
         let explanation = explain(&q, &k, &v, options).unwrap();
         soft.reset_counters();
         soft.take_launches();
-        drop(forward(&q, &k, &v, options).unwrap());
+        let output = forward(&q, &k, &v, options).unwrap();
         let what = format!("{} {sizes:?} {name}", T::DTYPE);
         // Rows that are not whole vectors are read element by element, some of them twice.
         let vectors = (head * T::DTYPE.size()).is_multiple_of(16) && (value * T::DTYPE.size()).is_multiple_of(16);
         same(&soft, &explanation.forward, vectors && ["everything", "causal", "window"].contains(&name), &what);
+        soft.reset_counters();
+        drop(backward(&q, &k, &v, &output, &output.out, options).unwrap());
+        same(&soft, &explanation.backward, false, &what);
         let Explanation { pairs, visible, forward, .. } = &explanation;
         assert_eq!(*pairs, (batch * heads * queries * keys) as u64);
         assert!(visible <= pairs && forward.flops == 2 * visible * (head + value) as u64, "{what}");
@@ -147,7 +151,8 @@ fn of_sizes<T: Float>(sizes: Sizes) {
     let [q, k, v] = &on_host;
     there.each(|_, options| of_host.push(explain(q, k, v, options).unwrap()));
     for (left, right) in explained.iter().zip(&of_host) {
-        assert!((&left.forward, left.visible) == (&right.forward, right.visible), "{left}\n{right}");
+        let of = |all: &Explanation| (all.forward.clone(), all.backward.clone(), all.visible);
+        assert!(of(left) == of(right), "{left}\n{right}");
     }
     assert_eq!(soft.take_launches().len(), 0, "nothing runs to explain");
     assert_no_findings(&"explain");
@@ -183,8 +188,11 @@ fn packed_sequences_are_explained() {
         let explanation = explain_packed(&q, &k, &k, &of_q, &of_k, options).unwrap();
         soft.reset_counters();
         soft.take_launches();
-        drop(forward_packed(&q, &k, &k, &of_q, &of_k, options).unwrap());
+        let output = forward_packed(&q, &k, &k, &of_q, &of_k, options).unwrap();
         same(&soft, &explanation.forward, false, name);
+        soft.reset_counters();
+        drop(backward_packed(&q, &k, &k, &of_q, &of_k, &output, &output.out, options).unwrap());
+        same(&soft, &explanation.backward, false, name);
         assert_eq!(explanation.pairs, 4 * (200 * 150 + 300), "{name}");
     });
     assert_no_findings(&"packed");

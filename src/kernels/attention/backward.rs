@@ -1,6 +1,6 @@
 //! The launches of the backward kernels.
 
-use super::{Forward, four, matrix};
+use super::{Forward, Launch, four, matrix};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::kernels::params::{AttentionBackwardParams, AttentionMatrix, AttentionRow, AttentionVector};
@@ -62,6 +62,29 @@ fn output<T: Float>(
     Ok(matrix::<T>(address, like.dims(), &strides))
 }
 
+/// The plan of a backward call.
+pub(crate) fn planned_backward<T: Float>(call: &Forward<T>) -> plan::Backward {
+    let [batch, heads, queries, head_size] = four(call.q.dims()).map(u64::from);
+    let [_, key_heads, keys, value_size] = four(call.v.dims()).map(u64::from);
+    let size = plan::Size { batch, heads, queries, head_size, value_size };
+    plan::backward(&size, keys, key_heads, call.sequences(), T::DTYPE, call.general().is_some())
+}
+
+/// The launches of a plan, in order, with what those that have tiles do.
+pub(crate) fn backward_launches(plan: &plan::Backward, dtype: DType) -> Vec<(Launch, Option<plan::Sweep>)> {
+    let shape = LaunchShape { grid: [plan.rows_blocks, 1, 1], block: [plan::ROWS_THREADS, 1, 1], shared: 0 };
+    let rows = Launch { id: KernelId::AttentionBackwardRows { dtype }, shape };
+    let of_sweep = |sweep: &plan::Sweep| {
+        let plan::Sweep { part, tiles, .. } = *sweep;
+        let grid = plan::grid(sweep.blocks);
+        let id = KernelId::AttentionBackward { dtype, head: tiles.head, part, general: plan.general };
+        let shape = LaunchShape { grid, block: [tiles.threads(), 1, 1], shared: sweep.shared };
+        (Launch { id, shape }, Some(*sweep))
+    };
+    let sweeps = plan.sweeps.iter().filter(|sweep| sweep.blocks > 0).map(of_sweep);
+    (plan.rows_blocks > 0).then_some((rows, None)).into_iter().chain(sweeps).collect()
+}
+
 /// Enqueues a backward call. Without queries the gradients of keys and values are 0, and without keys those of queries.
 pub(crate) fn backward<T: Float>(
     op: &'static str,
@@ -71,10 +94,7 @@ pub(crate) fn backward<T: Float>(
     mut gradients: OperandGradients<T>,
 ) -> Result<()> {
     let (dtype, device) = (T::DTYPE, call.q.device());
-    let [batch, heads, queries, head_size] = four(call.q.dims()).map(u64::from);
-    let [_, key_heads, keys, value_size] = four(call.v.dims()).map(u64::from);
-    let size = plan::Size { batch, heads, queries, head_size, value_size };
-    let plan = plan::backward(&size, keys, key_heads, call.sequences(), dtype, call.general().is_some());
+    let plan = planned_backward(call);
     let known = Shape::new(op, &[call.q.dims()[0], call.q.dims()[1], call.q.dims()[2], 2])?;
     let mut known = Tensor::<f32>::unfilled(op, device, known)?;
     let dims = gradients.dims;
@@ -98,19 +118,10 @@ pub(crate) fn backward<T: Float>(
         scale: call.scale,
         reserved: 0,
     };
-    if plan.rows_blocks > 0 {
-        let shape = LaunchShape { grid: [plan.rows_blocks, 1, 1], block: [plan::ROWS_THREADS, 1, 1], shared: 0 };
+    for (Launch { id, shape }, _) in backward_launches(&plan, dtype) {
         // SAFETY: `call`, `saved` and `upstream` hold borrowed views on one device, checked to have the shapes named above; the
-        // parameters repeat their strides. The workspace has two numbers for every query.
-        unsafe { launch(device, KernelId::AttentionBackwardRows { dtype }, &shape, &params) }?;
-    }
-    for sweep in plan.sweeps.iter().filter(|sweep| sweep.blocks > 0) {
-        let plan::Sweep { part, tiles, .. } = *sweep;
-        let shape =
-            LaunchShape { grid: plan::grid(sweep.blocks), block: [tiles.threads(), 1, 1], shared: sweep.shared };
-        let id = KernelId::AttentionBackward { dtype, head: tiles.head, part, general: plan.general };
-        // SAFETY: as above. The gradients are borrowed for writing and have the shapes of their operands; the workspace was filled by
-        // the launch before.
+        // parameters repeat their strides. The gradients are borrowed for writing and have the shapes of their operands. The workspace has
+        // two numbers for every query; the launch that comes first fills it for the others.
         unsafe { launch(device, id, &shape, &params) }?;
     }
     Ok(())

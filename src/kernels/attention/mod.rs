@@ -6,7 +6,7 @@ mod mask;
 mod partial;
 mod weights;
 
-pub(crate) use backward::{OperandGradients, Saved, Upstream, backward};
+pub(crate) use backward::{OperandGradients, Saved, Upstream, backward, backward_launches, planned_backward};
 pub(crate) use forward::{Planned, Results, forward, launches, planned};
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};

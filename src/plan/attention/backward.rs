@@ -1,6 +1,6 @@
 //! Launch plans of the backward kernels.
 
-use super::Size;
+use super::{Footprint, Size};
 use crate::dtype::DType;
 use crate::plan::piece::MAX_BLOCKS;
 use std::fmt;
@@ -47,6 +47,11 @@ impl BackwardTiles {
     /// Rows of a block.
     pub const fn rows(self) -> u32 {
         self.warps * self.row_tiles * 16
+    }
+
+    /// Rows and columns, for those who count them.
+    pub const fn footprint(self) -> Footprint {
+        Footprint { rows: self.rows() as u64, warp_rows: self.row_tiles as u64 * 16, columns: self.columns as u64 }
     }
 
     /// Threads of a block.
@@ -97,6 +102,17 @@ pub const fn backward_tiles(dtype: DType, part: Part) -> [BackwardTiles; 6] {
 pub fn parts(dtype: DType, head: u32) -> &'static [Part] {
     let together = if dtype.size() == 4 { 96 } else { 128 };
     if head <= together { &[Part::Queries, Part::KeysAndValues] } else { &[Part::Queries, Part::Keys, Part::Values] }
+}
+
+impl Part {
+    /// Products of rows that a kernel computes for each pair: scores, gradients of weights, and one for each result.
+    pub const fn products(self) -> u64 {
+        match self {
+            Part::Queries | Part::Keys => 3,
+            Part::KeysAndValues => 4,
+            Part::Values => 2,
+        }
+    }
 }
 
 /// The launch of one kernel.

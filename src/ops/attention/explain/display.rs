@@ -31,7 +31,7 @@ impl fmt::Display for Explanation {
             "{visible} of {pairs} pairs of a query and a key are visible ({:.1} %)",
             percent(*visible, *pairs)
         )?;
-        write!(f, "forward: {}", self.forward)
+        write!(f, "forward: {}backward: {}", self.forward, self.backward)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a call does, before it is made: kernels, tiles, operations and bytes, and what was not chosen.
 
+mod backward;
 mod display;
 mod facts;
 mod forward;
@@ -24,6 +25,8 @@ pub struct Explanation {
     pub visible: u64,
     /// The forward operation.
     pub forward: ExplainedPass,
+    /// The backward operation.
+    pub backward: ExplainedPass,
 }
 
 /// One direction of a call.
@@ -112,7 +115,7 @@ impl ExplainedKernel {
 
 const OP: &str = "attention_explain";
 
-/// What [`forward`](super::forward) with these arguments does on a GPU: which kernels are launched and how, why they and no others, which tiles
+/// What [`forward`](super::forward) with these arguments, and [`backward`](super::backward) behind it, do on a GPU: which kernels are launched and how, why they and no others, which tiles
 /// of pairs they compute, mask and skip, and how many operations and bytes that takes.
 ///
 /// Launches come from the same functions that make them, and tiles are counted by the rules of the kernels. Operands may be
@@ -168,10 +171,7 @@ fn of_call<T: Float>(call: &Forward<T>) -> Result<Explanation> {
         pairs += sight.pairs() * heads;
         visible += sight.visible() * heads;
     });
-    Ok(Explanation {
-        call: sizes.words(call),
-        pairs,
-        visible,
-        forward: forward::explained(call, &sizes, &facts, visible),
-    })
+    let forward = forward::explained(call, &sizes, &facts, visible);
+    let backward = backward::explained(call, &sizes, &facts, visible);
+    Ok(Explanation { call: sizes.words(call), pairs, visible, forward, backward })
 }
