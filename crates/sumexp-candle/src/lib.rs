@@ -2,6 +2,7 @@
 //!
 #![doc = include_str!("../README.md")]
 
+mod attention;
 mod binary_cross_entropy;
 mod cross_entropy;
 #[cfg(feature = "cuda")]
@@ -13,14 +14,14 @@ mod reduction;
 mod sample;
 mod softmax;
 
+pub use attention::{Alibi, Attention, attention_weights, scaled_dot_product_attention};
 pub use binary_cross_entropy::{BinaryCrossEntropy, bce_with_logits};
 pub use cross_entropy::{CrossEntropy, CrossEntropyOutput, Targets, TokenStatistics, cross_entropy};
-pub use mask::Mask;
+pub use mask::{Align, Mask};
 pub use reduction::Reduction;
 pub use sample::{Random, Samples, sample};
 pub use softmax::{SoftmaxOptions, log_softmax, softmax};
 pub use sumexp::SampleOptions;
-pub use sumexp::mask::Align;
 
 /// Whether a kernel met bad data on a GPU since the last look, such as a target that is no class. Waits for the device only if a
 /// kernel that can report was launched in between; a report is returned once. On the host operations report directly.

@@ -2,7 +2,7 @@
 
 use crate::memory::{Place, Side};
 use candle_core::{Result, Tensor};
-use sumexp::mask::Align;
+pub use sumexp::mask::Align;
 
 /// Which entries take part in a softmax, or which keys a query of an attention sees, as [`sumexp::Mask`].
 ///
