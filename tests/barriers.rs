@@ -218,7 +218,8 @@ fn slopes<T: Float>(head: usize, general: bool) -> Case {
         };
         let (q, k, v, dout) = (of(queries, 16, 30), of(keys, 17, 40), of(keys, 18, 40), of(queries, 19, 30));
         // Holes in a corner, and whole tiles beside it.
-        let shown = |query: usize, key: usize| query < 128 && key < 128 && (key % 5 != 0 || key >= 50 || query >= 50);
+        let shown =
+            |query: usize, key: usize| query < 128 && key < 128 && (!key.is_multiple_of(5) || key >= 50 || query >= 50);
         let bytes: Vec<u8> = (0..queries * keys).map(|i| u8::from(shown(i / keys, i % keys))).collect();
         let bytes = Tensor::from_slice(device, &[queries, keys], &bytes).expect("a small tensor");
         let mask = if general { Mask::Visible(keep(&bytes)) } else { Mask::Causal(Align::TopLeft) };

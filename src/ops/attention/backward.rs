@@ -71,16 +71,16 @@ const OP_PACKED: &str = "attention_packed_backward";
 /// schedule nor on the rest of the batch: nothing is added up by atomics. Hidden pairs have no part in any gradient, whatever they hold;
 /// a query that sees nothing has gradient 0, and so has a key that nobody sees.
 ///
-/// Gradients of f16 and bf16 are, over many calls, closer to exact ones than those of a computation that rounds every intermediate result to the
-/// element type. A single one may be further off where what adds up to it cancels, since `out` is rounded before `delta` is taken from it:
-/// by half a unit in the last place of `sum_d |dout_id out_id|`, times scale and k or q. Gradients of f32 are within 4e-6 of the largest number
-/// of theirs (measured on 216 shapes and options; a computation in f32 without tensor cores is up to four times as close). Weights are `exp(score - lse)` with an lse of
-/// f32, so for scores of large size they are off by a factor of up to `1 + 2^-24 |lse|`: scale inputs so that scores stay below 1e5. The host
-/// computes in float64 and is exempt from all of this.
+/// Gradients of f16 and bf16 are, over many calls, closer to exact ones than those of a computation that rounds every intermediate
+/// result to the element type. A single one may be further off where what adds up to it cancels, since `out` is rounded before `delta` is
+/// taken from it: by half a unit in the last place of `sum_d |dout_id out_id|`, times scale and k or q. Gradients of f32 are within 4e-6
+/// of the largest number of theirs (measured on 216 calls of many shapes and options; a computation in f32 without tensor cores is up to
+/// four times as close). Weights are `exp(score - lse)` with an lse of f32, so for scores of large size they are off by a factor of up
+/// to `1 + 2^-24 |lse|`: keep scores below 1e4. The host computes in float64 and is exempt from all of this.
 ///
 /// # Errors
-/// As [`forward`](super::forward); also [`Error::Shapes`] for saved results or gradients of other shapes than the forward operation
-/// gives.
+/// As [`forward`](super::forward); also [`Error::Shapes`](crate::Error::Shapes) for saved results or gradients of other shapes
+/// than the forward operation gives.
 ///
 /// ```
 /// use sumexp::attention::{Attention, backward, forward};
@@ -114,7 +114,8 @@ pub fn backward<'a, T: Float>(
 /// [`backward`] into memory of the caller.
 ///
 /// # Errors
-/// As [`backward`]; also [`Error::NotContiguous`], [`Error::Overlap`] and [`Error::Shared`] for the results.
+/// As [`backward`]; also [`Error::NotContiguous`](crate::Error::NotContiguous), [`Error::Overlap`](crate::Error::Overlap) and
+/// [`Error::Shared`](crate::Error::Shared) for the results.
 pub fn backward_into<'a, T: Float>(
     q: impl Into<View<'a, T>>,
     k: impl Into<View<'a, T>>,
@@ -230,7 +231,7 @@ impl<'a, T: Float> Pass<'a, T> {
 
     /// Shapes of the gradients, which are those of the operands.
     fn allocate(self, operands: [View<T>; 3]) -> Result<AttentionGradients<T>> {
-        let new = |like: &View<T>| Tensor::unfilled(self.op, like.device(), like.shape().clone());
+        let new = |like: &View<T>| Tensor::unfilled(self.op, like.device(), *like.shape());
         let [mut dq, mut dk, mut dv] = [new(&operands[0])?, new(&operands[1])?, new(&operands[2])?];
         self.run(GradientsInto { dq: dq.view_mut(), dk: dk.view_mut(), dv: dv.view_mut() })?;
         Ok(AttentionGradients { dq, dk, dv })
