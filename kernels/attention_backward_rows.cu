@@ -1,6 +1,6 @@
 // What the backward kernels of attention need to know of each query beside its row of the operands:
 //
-//   delta = dot(dout, out) - dlse        lse, +inf in place of -inf
+//   delta = dot(dout, out) - dlse        origin = lse as a score, +inf in place of -inf        share = 1
 //
 // With p the weights of a query and dp_j = dot(dout, v_j), dot(dout, out) is sum(p_j dp_j): what every key has to share in. A query that
 // sees nothing gets weights exp(score - inf) = 0.
@@ -47,7 +47,10 @@ DEVICE void attention_backward_rows(const AttentionBackwardParams& p) {
     if (lane != 0 || !there) continue;
     const float lse = p.lse.data[at(p.lse)], dlse = p.dlse.data == nullptr ? 0.0f : p.dlse.data[at(p.dlse)];
     const bool empty = lse == -INFINITY;
-    p.rows[row] = {empty ? INFINITY : lse, empty ? 0.0f : __fsub_rn(sum, dlse)};
+    // A score whose natural_factor is so small that none is as large as the lse: all weights are exp(-lse).
+    const float origin = empty ? INFINITY : __fdiv_rn(lse, p.call.scores.natural_factor);
+    const bool far = !empty && fabsf(origin) == INFINITY && fabsf(lse) < INFINITY;
+    p.rows[row] = {far ? 0.0f : origin, empty ? 0.0f : __fsub_rn(sum, dlse), far ? expf(-lse) : 1.0f, 0};
   }
 }
 

@@ -8,7 +8,7 @@
 // 3 + 4 products where 5 would do. A single kernel would have to add up dq in memory, over key tiles that run in any order: by
 // atomics, whose order and so bits differ from run to run, or block after block, each waiting for those before it, with an f32 copy
 // of dq that is read and written once per key tile. Here every sum is in registers, in the order of positions, nobody waits, and
-// there is no workspace but 8 bytes per query.
+// there is no workspace but 16 bytes per query.
 //
 // Both are one program. A block owns `rows` (queries or keys), of which a warp has 16 or 32, with two tiles that stay in shared memory:
 // q and dout, or k and v. `Columns` (keys or queries) stream by in tiles of the other two. Rows meet columns in two products,
@@ -49,11 +49,6 @@ DEVICE uint64_t work_items(const AttentionCall& call, uint32_t heads, uint32_t t
   return (call.query_offsets == nullptr ? uint64_t{call.sizes.batch} : 1) * heads * tiles;
 }
 
-/// 8 bytes of which the first `bytes`, 8 or 0, are copied and the others are 0.
-DEVICE void copy_row_async(uint32_t to, const AttentionRow* from, uint32_t bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-
 template <class S, Part kPart, bool kGeneral>
 class Backward {
   using T = typename S::T;
@@ -92,23 +87,26 @@ class Backward {
 #pragma unroll
       for (int row = 0; row < 2 * S::kRowTiles; ++row) {
         const int32_t query = first_row + tile_row(row);
-        own[row] = {INFINITY, 0.0f};
+        own[row] = {INFINITY, 0.0f, 1.0f, 0};
         if (query < rows) own[row] = known_rows()[query];
       }
     }
 
     Gradient of_scores = {}, of_weights = {};
-    // The heads that share a key head are columns one behind the other.
-    const uint32_t end_head = first_head + (seen.begin >= seen.end ? 0 : kOfQueries ? 1 : group);
+    // Of the lane's own columns, as everything that a row adds up.
+    float sums[2 * S::kRowTiles] = {};
+    // The heads that share a key head are columns one behind the other. Queries have one head, which is no number to keep count of.
+    const uint32_t end_head = seen.begin < seen.end ? first_head + group : 0;
+    const auto some_left = [&](const Place& place) { return kOfQueries ? place.column < seen.end : place.head < end_head; };
     TileWalk walk;
     // From `place` on, the first tile of which something is shown.
     const auto shown_from = [&](Place place) {
-      while (place.head < end_head) {
+      while (kOfQueries || place.head < end_head) {
         if (kGeneral) {
-          sequence.head = place.head;
+          if (!kOfQueries) sequence.head = place.head;
           place.column = walk.next<S::kColumns>(place.column, seen.end, [&](int32_t column) { return tile_shown(column); });
         }
-        if (place.column < seen.end) break;
+        if (kOfQueries || place.column < seen.end) break;
         place = {place.head + 1, seen.begin};
         walk = TileWalk();
       }
@@ -126,13 +124,15 @@ class Backward {
       load_tile<T, typename S::ColumnTile, S::kColumns, S::kThreads>(tile, queries(call.q, call.sizes.head_size), place.column, sequence.queries);
       load_tile<T, typename S::ColumnTile, S::kColumns, S::kThreads>(tile + S::ColumnTile::kSize, queries(p.dout, call.sizes.value_size), place.column, sequence.queries);
       const int32_t query = place.column + threadIdx.x;
-      if (threadIdx.x < S::kColumns) copy_row_async(row_slots(buffer) + threadIdx.x * sizeof(AttentionRow), known_rows() + (query < sequence.queries ? query : 0), query < sequence.queries ? sizeof(AttentionRow) : 0);
+      static_assert(sizeof(AttentionRow) == 16);
+      const char* row = reinterpret_cast<const char*>(known_rows() + (query < sequence.queries ? query : 0));
+      if (threadIdx.x < S::kColumns) copy_async(row_slots(buffer) + threadIdx.x * 16, row, query < sequence.queries ? 16 : 0);
     };
-    if (S::kBuffers == 2 && here.head < end_head) load(here, 0);
+    if (S::kBuffers == 2 && some_left(here)) load(here, 0);
     copies_commit();
 
     uint32_t buffer = 0;
-    while (here.head < end_head) {
+    while (some_left(here)) {
       // What may be hidden of the tile: by bands and lengths, and by bytes and segments.
       const bool cut = here.column < seen.whole_begin || here.column + S::kColumns > seen.whole_end, holes = kGeneral && !walk.all;
       const bool mixed = cut || holes || (kGeneral && call.scores.bias.data != nullptr);
@@ -156,13 +156,13 @@ class Backward {
         __syncthreads();
       }
       if (S::kBuffers == 2) {
-        if (next.head < end_head) load(next, buffer ^ 1);
+        if (some_left(next)) load(next, buffer ^ 1);
         copies_commit();
       }
 
       // A special tile has further barriers.
       if (!idle || special) {
-        sequence.head = here.head;
+        if (!kOfQueries) sequence.head = here.head;
         Sums scores, dscores;
         multiply_keys<S>(scores, shared, x_tile);
         if (kScores) multiply_keys<S>(dscores, values_of_rows(), y_tile);
@@ -173,9 +173,9 @@ class Backward {
         }
         if (cut) hide_by_bands(scores, here.column);
         if (mixed) {
-          weigh<true>(scores, dscores, own, row_slots(buffer));
+          weigh<true>(scores, dscores, own, sums, row_slots(buffer));
         } else {
-          weigh<false>(scores, dscores, own, row_slots(buffer));
+          weigh<false>(scores, dscores, own, sums, row_slots(buffer));
         }
         if (special) {
           if (kWeights) add_special<S>(of_weights, Weights<S>(scores), y_tile);
@@ -200,8 +200,9 @@ class Backward {
     // Of 16-bit elements a lane overwrites what ldmatrix gave it; of f32 what it gave other lanes.
     if (T::kBytes == 4 && kScores && !kGeneral) __syncwarp();
     using Tile = typename S::RowTile;
+    sequence.head = first_head;
+    if (kOfQueries) divide_by_sums(of_scores, sums, own);
     if (kScores) {
-      sequence.head = first_head;
       const Rows to = kOfQueries ? queries(p.dq, call.sizes.head_size) : keys(p.dk, key_head, call.sizes.head_size);
       store_sums<T, Tile>(of_scores, p.scale, shared, to, first_row, rows);
     }
@@ -253,7 +254,7 @@ class Backward {
     return rows_of<T>(matrix, sequence, key_head, sequence.first_key, length);
   }
   /// Of the sequence's queries.
-  DEVICE const AttentionRow* known_rows() const {
+  DEVICE AttentionRow* known_rows() const {
     const uint64_t batch = call.query_offsets == nullptr ? sequence.batch : 0;
     return p.rows + (batch * call.sizes.heads + sequence.head) * call.sizes.queries + sequence.first_query;
   }
@@ -384,16 +385,17 @@ class Backward {
   /// scores are -inf; their weights are kHiddenWeight and their gradients 0, whatever the products are. `row_slots` knows the queries if
   /// they are the columns, else `own` does.
   template <bool kMixed>
-  DEVICE void weigh(Sums& scores, Sums& dscores, const AttentionRow (&own)[2 * S::kRowTiles], uint32_t row_slots) const {
-    const float factor = call.scores.natural_factor;
+  DEVICE void weigh(Sums& scores, Sums& dscores, const AttentionRow (&own)[2 * S::kRowTiles], float (&sums)[2 * S::kRowTiles], uint32_t row_slots) const {
     const float inverse_cap = kGeneral && call.scores.cap > 0.0f ? __frcp_rn(call.scores.cap) : 0.0f;
 #pragma unroll
     for (int j = 0; j < S::kColumns / 8; ++j) {
       AttentionRow of_columns[2];
       if (!kOfQueries) {
-        const uint4 words = load_shared(row_slots + (8 * j + threadIdx.x % 4 * 2) * sizeof(AttentionRow));
-        of_columns[0] = {__uint_as_float(words.x), __uint_as_float(words.y)};
-        of_columns[1] = {__uint_as_float(words.z), __uint_as_float(words.w)};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const uint4 words = load_shared(row_slots + (8 * j + threadIdx.x % 4 * 2 + i) * sizeof(AttentionRow));
+          of_columns[i] = {__uint_as_float(words.x), __uint_as_float(words.y), __uint_as_float(words.z), 0};
+        }
       }
 #pragma unroll
       for (int t = 0; t < S::kRowTiles; ++t) {
@@ -403,8 +405,10 @@ class Backward {
           const float score = scores[t][j][e];
           const bool hidden = kMixed && score == -INFINITY;
           // The difference first, in one rounding: scores of any size lose nothing.
-          const float weight = exp2_of(__fmul_rn(__fmaf_rn(score, factor, -row.lse), 1.4426950408889634f));
+          float weight = weight_of<T, true>(__fsub_rn(score, row.origin), call.scores);
+          if (!kOfQueries) weight = __fmul_rn(weight, row.share);
           scores[t][j][e] = hidden ? kHiddenWeight : weight;
+          if (kOfQueries) sums[2 * t + e / 2] = __fadd_rn(sums[2 * t + e / 2], scores[t][j][e]);
           if (kScores) {
             float dscore = __fmul_rn(weight, __fsub_rn(dscores[t][j][e], row.delta));
             if (kGeneral && inverse_cap > 0.0f) {
@@ -414,6 +418,30 @@ class Backward {
             dscores[t][j][e] = hidden ? 0.0f : dscore;
           }
         }
+      }
+    }
+  }
+
+  /// The weights of a query add up to 1. What theirs add up to instead, if it is no more than roundings of the lse explain, is divided
+  /// out of its gradient, and left in its row for the kernels that own keys. Another sum is not theirs to change: the caller's lse counts.
+  DEVICE void divide_by_sums(Gradient& of_scores, const float (&sums)[2 * S::kRowTiles], const AttentionRow (&own)[2 * S::kRowTiles]) const {
+#pragma unroll
+    for (int row = 0; row < 2 * S::kRowTiles; ++row) {
+      const int32_t query = first_row + tile_row(row);
+      const float sum = quad_sum(sums[row]), size = fabsf(__fmul_rn(own[row].origin, call.scores.natural_factor));
+      const bool rounded = sum > 0x1p-60f && sum < 0x1p60f && fabsf(log_accurate({sum, 0.0f}, 0.0f)) <= 0x1p-22f * (size + 4.0f);
+      float share = 1.0f;
+      if (rounded) {
+        share = quotient(1.0f, sum);
+      } else if (query < sequence.queries) {
+        share = known_rows()[query].share;
+      }
+      // The lanes of a row agree on `rounded`, so nobody reads what is written here.
+      if (rounded && threadIdx.x % 4 == 0 && query < sequence.queries) known_rows()[query].share = share;
+#pragma unroll
+      for (int j = 0; j < S::kHead / 8; ++j) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) of_scores[row / 2][j][row % 2 * 2 + i] = __fmul_rn(of_scores[row / 2][j][row % 2 * 2 + i], share);
       }
     }
   }

@@ -11,12 +11,14 @@ DEVICE float exp2_of(float x) {
   return result;
 }
 
-/// exp2(below * log2_factor) for below <= 0: for f32 within 0.7 units in the last place, since the hardware's exponential is off by two
-/// of them, and the rounded factor by more where weights are small; else what the hardware gives.
-template <class T>
+/// exp2(below * log2_factor), for f32 within 0.7 units in the last place, since the hardware's exponential is off by two of them, and the
+/// rounded factor by more where weights are small; else what the hardware gives. `kAbove` says that `below` may be above 0; from 2^100 on
+/// an f32 weight is that.
+template <class T, bool kAbove = false>
 DEVICE float weight_of(float below, const AttentionScores& scores) {
   if constexpr (T::kBytes == 2) return exp2_of(__fmul_rn(below, scores.log2_factor));
-  const Pair exponent = two_product(below, scores.log2_factor);
+  Pair exponent = two_product(below, scores.log2_factor);
+  if (kAbove && exponent.high > 100.0f) exponent.high = 100.0f;
   return __fmul_rn(exp2_times_2_24(exponent.high, __fmaf_rn(below, scores.log2_factor_low, exponent.low)), 0x1p-24f);
 }
 

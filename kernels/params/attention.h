@@ -230,12 +230,15 @@ typedef struct {
   AttentionState *split_states;
 } AttentionForwardParams;
 
-/// What the gradients of a query's scores need to know of it.
+/// What the gradients of a query's scores need to know of it: its weights are exp2((score - origin) * log2_factor) * share.
 typedef struct {
-  /// Natural logarithm of the sum of exp(score); +inf if the query sees nothing.
-  float lse;
+  /// The lse as a score; +inf if the query sees nothing.
+  float origin;
   /// dot(dout, out) - dlse
   float delta;
+  /// Close to 1: what makes up for the roundings of the lse and of the origin.
+  float share;
+  uint32_t reserved;
 } AttentionRow;
 
 /// A number for every query of every head.
@@ -257,7 +260,7 @@ typedef struct {
   /// Gradients of them; no data if that of lse is 0.
   AttentionMatrix dout;
   AttentionVector dlse;
-  /// Written by the first kernel, read by the others: [batch, heads, queries].
+  /// [batch, heads, queries]. Written by the first kernel; the one that owns queries finds the shares, for those after it.
   AttentionRow *rows;
   /// Written: gradients of q, k and v.
   AttentionMatrix dq;

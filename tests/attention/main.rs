@@ -10,6 +10,7 @@ mod explain;
 mod general;
 mod gradients;
 mod known_bugs;
+mod magnitudes;
 mod naive;
 mod packed;
 mod partial;

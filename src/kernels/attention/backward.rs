@@ -95,7 +95,7 @@ pub(crate) fn backward<T: Float>(
 ) -> Result<()> {
     let (dtype, device) = (T::DTYPE, call.q.device());
     let plan = planned_backward(call);
-    let known = Shape::new(op, &[call.q.dims()[0], call.q.dims()[1], call.q.dims()[2], 2])?;
+    let known = Shape::new(op, &[call.q.dims()[0], call.q.dims()[1], call.q.dims()[2], 4])?;
     let mut known = Tensor::<f32>::unfilled(op, device, known)?;
     let dims = gradients.dims;
     let tiles = |queries: bool| {
@@ -121,7 +121,7 @@ pub(crate) fn backward<T: Float>(
     for (Launch { id, shape }, _) in backward_launches(&plan, dtype) {
         // SAFETY: `call`, `saved` and `upstream` hold borrowed views on one device, checked to have the shapes named above; the
         // parameters repeat their strides. The gradients are borrowed for writing and have the shapes of their operands. The workspace has
-        // two numbers for every query; the launch that comes first fills it for the others.
+        // an `AttentionRow` for every query; the launch that comes first fills it for the others.
         unsafe { launch(device, id, &shape, &params) }?;
     }
     Ok(())

@@ -67,16 +67,19 @@ const OP_PACKED: &str = "attention_packed_backward";
 /// dq_i = scale * sum_j du_ij k_j        dk_j = scale * sum_i du_ij q_i        dv_j = sum_i weight_ij dout_i
 /// ```
 ///
-/// Scores are computed again, from the operands and lse: memory beside the results is 8 bytes per query and head. Bits depend neither on the
+/// Scores are computed again, from the operands and lse: memory beside the results is 16 bytes per query and head. Bits depend neither on the
 /// schedule nor on the rest of the batch: nothing is added up by atomics. Hidden pairs have no part in any gradient, whatever they hold;
 /// a query that sees nothing has gradient 0, and so has a key that nobody sees.
 ///
-/// Gradients of f16 and bf16 are, over many calls, closer to exact ones than those of a computation that rounds every intermediate
-/// result to the element type. A single one may be further off where what adds up to it cancels, since `out` is rounded before `delta` is
-/// taken from it: by half a unit in the last place of `sum_d |dout_id out_id|`, times scale and k or q. Gradients of f32 are within 4e-6
-/// of the largest number of theirs (measured on 216 calls of many shapes and options; a computation in f32 without tensor cores is up to
-/// four times as close). Weights are `exp(score - lse)` with an lse of f32, so for scores of large size they are off by a factor of up
-/// to `1 + 2^-24 |lse|`: keep scores below 1e4. The host computes in float64 and is exempt from all of this.
+/// Gradients are, over many calls, closer to exact ones than those of a computation that rounds every intermediate result to the
+/// element type and adds up in f32, for scores of any size (measured up to 1e9). A single one may be further off where what adds up to it
+/// cancels, since `out` is rounded before `delta` is taken from it: by half a unit in the last place of `sum_d |dout_id out_id|`, times
+/// scale and k or q. Gradients of f32 are within 4e-6 of the largest number of theirs for ordinary scores (measured on 216 calls of many
+/// shapes and options).
+///
+/// An lse of f32 is off by up to `2^-24 |lse|`, and with it all weights `exp(score - lse)` of its query, by a common factor. The weights
+/// of a query add up to 1, so the kernels divide by what theirs add up to, where roundings explain it. The host computes in float64, from
+/// the operands alone, and is exempt from all of this.
 ///
 /// # Errors
 /// As [`forward`](super::forward); also [`Error::Shapes`](crate::Error::Shapes) for saved results or gradients of other shapes

@@ -59,10 +59,10 @@ impl BackwardTiles {
         self.warps * 32
     }
 
-    /// Bytes of shared memory: two tiles of rows, two of columns per buffer, and 8 bytes for each column, which may be a query.
+    /// Bytes of shared memory: two tiles of rows, two of columns per buffer, and 16 bytes for each column, which may be a query.
     pub const fn shared(self, dtype: DType) -> u64 {
         let columns = (self.buffers * self.columns) as u64;
-        2 * (self.rows() as u64 + columns) * self.head as u64 * dtype.size() as u64 + 8 * columns
+        2 * (self.rows() as u64 + columns) * self.head as u64 * dtype.size() as u64 + 16 * columns
     }
 }
 
