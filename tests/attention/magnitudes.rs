@@ -71,7 +71,7 @@ fn wide<T: Float>(x: &[T]) -> Vec<f64> {
 fn assert_no_worse_than_naive<T: Format>(scores: Scores, size: usize) {
     let (problem, upstream) = problem::<T>(scores, size, 7 + size as u64);
     let on = OnDevice::<T>::new(&device(), vec![problem.clone()], Layout::HeadsFirst);
-    let got = on.both(&[upstream.clone()]).pop().unwrap();
+    let got = on.both(std::slice::from_ref(&upstream)).pop().unwrap();
     let what = format!("{} {scores:?} D {size}", T::DTYPE);
     assert_no_findings(&what);
     let naive = attention::<T>(&problem, Some(&upstream), |_, _, _, _| true);
