@@ -19,7 +19,8 @@ DEVICE void cross_entropy_forward_columns(const CrossEntropyForwardParams& p) {
        position += uint64_t{gridDim.x} * blockDim.x) {
     const Target target = load_target(p.targets, p.positions, position);
     if (!target.counts()) {
-      finish_none(p, target, position);
+      RowLoss::of_none(target).store(p, position);
+      DenseSums::none().store_statistics(p, target, 0.0f, SoftmaxState{}, position);
       continue;
     }
     const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
@@ -63,10 +64,11 @@ DEVICE void cross_entropy_forward_columns(const CrossEntropyForwardParams& p) {
         dense.add_statistics(scores, x, [&](int i) { return begin + i; }, classes, max, logit, value);
       }
     }
+    const SoftmaxState state = SoftmaxState::of(max, sum);
     if constexpr (kDense) {
-      finish_dense(p, target, logit, shares.common, max, sum, dense, position);
+      dense.row_loss(p, target, logit, shares.common, state).store(p, position);
+      dense.store_statistics(p, target, logit, state, position);
     } else {
-      const SoftmaxState state = SoftmaxState::of(max, sum);
       RowLoss::of(p.terms, state, nll_of(p.terms, state, logit), class_weight(p.terms, value)).store(p, position);
     }
   }

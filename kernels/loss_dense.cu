@@ -24,7 +24,6 @@ DEVICE void cross_entropy_dense_forward(const CrossEntropyForwardParams& p) {
   __shared__ MergeSlots<DenseWords, kLanes> for_dense;
   const uint32_t lane = threadIdx.x % kLanes;
   const uint64_t classes = p.targets.classes;
-  const bool with_shares = p.probabilities.operand.data != nullptr || p.terms.on_each != 0.0f;
 
   // All threads of a block take part in every round, those without a row with hidden logits: barriers and shuffles need them.
   for (uint64_t begin_row = uint64_t{blockIdx.x} * kGroups; begin_row < p.positions.count; begin_row += uint64_t{gridDim.x} * kGroups) {
@@ -62,26 +61,8 @@ DEVICE void cross_entropy_dense_forward(const CrossEntropyForwardParams& p) {
         sum = sum.relative_to(scores.weight(max));
         max = largest_here;
       }
-      const Scores<T> scores(p.terms.temperature, max);
-      sum = add(sum, sum_of_weights(x, scores, length, false, of_lane == max));
-#pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
-        float logits[T::kPerVector], of[T::kPerVector];
-#pragma unroll
-        for (int i = 0; i < T::kPerVector; ++i) logits[i] = x.at(v * T::kPerVector + i);
-        if (with_shares) {
-          shares.template of_vector<kLanes>(of, v, begin, length, lane, p.unit_log2);
-          dense.add_shares(scores, logits, of);
-        }
-        if (p.statistics.nll != nullptr) {
-          const auto index = [&](int i) {
-            const uint32_t at = Piece::index(v * T::kPerVector + i, lane, p.unit_log2);
-            return at < length ? begin + at : classes;
-          };
-          dense.add_statistics(scores, logits, index, classes, max, logit, value);
-        }
-      }
+      sum = add(sum, sum_of_weights(x, Scores<T>(p.terms.temperature, max), length, false, of_lane == max));
+      dense.add_piece<kLanes>(p, shares, x, begin, length, lane, max, logit, value);
     }
     if (kLanes <= 32 || counts) {
       sum = row_reduce<kLanes>(sum, Sum(), for_sum);
@@ -89,11 +70,9 @@ DEVICE void cross_entropy_dense_forward(const CrossEntropyForwardParams& p) {
     }
 
     if (lane != 0 || position >= p.positions.count) continue;
-    if (counts) {
-      finish_dense(p, target, logit, shares.common, max, sum, dense, position);
-    } else {
-      finish_none(p, target, position);
-    }
+    const SoftmaxState state = SoftmaxState::of(max, sum);
+    (counts ? dense.row_loss(p, target, logit, shares.common, state) : RowLoss::of_none(target)).store(p, position);
+    dense.store_statistics(p, target, logit, state, position);
   }
 }
 
@@ -122,22 +101,7 @@ DEVICE void cross_entropy_dense_backward(const CrossEntropyBackwardParams& p) {
       const uint64_t offset = position_offset(p.positions, p.logits.strides, position);
       x.load(static_cast<const char*>(p.logits.data) + (offset + begin * p.logits.stride) * T::kBytes, p.logits.stride, length,
              lane, p.unit_log2, p.logit_units != 0);
-      // Without a class none of the elements is the target's.
-      const bool has_class = p.targets.type != TARGETS_NONE;
-      const uint64_t value = has_class ? static_cast<uint64_t>(target.value) - begin : ~uint64_t{0};
-      const int mine = owned<kLanes, Piece::kElements>(value, lane, p.unit_log2);
-#pragma unroll
-      for (int v = 0; v < kVectors; ++v) {
-        if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) break;
-        float of[T::kPerVector];
-        shares.template of_vector<kLanes>(of, v, begin, length, lane, p.unit_log2);
-#pragma unroll
-        for (int i = 0; i < T::kPerVector; i += T::kPerWord) {
-          const int at = v * T::kPerVector + i, last = at + T::kPerWord - 1;
-          const float low = gradient.at(x.at(at), at == mine, of[i] * shares.common);
-          x.words[at / T::kPerWord] = T::pack(low, gradient.at(x.at(last), last == mine, of[i + T::kPerWord - 1] * shares.common));
-        }
-      }
+      replace_by_dense_gradients<kLanes>(x, gradient, shares, p.targets, target, begin, length, lane, p.unit_log2);
     }
     x.store(static_cast<char*>(p.output) + (position * p.targets.classes + begin) * T::kBytes, length, lane, p.unit_log2,
             p.output_units != 0);

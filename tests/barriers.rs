@@ -109,9 +109,10 @@ fn loss<T: Float>((classes, gradient): (usize, bool)) -> Case {
     })
 }
 
-/// The losses of two rows in which every class has a share, and what is known of the rows beside that.
-fn shares<T: Float>(classes: usize) -> Case {
-    Case::new(format!("cross_entropy with shares {} [2, {classes}]", T::DTYPE), move |device| {
+/// The losses of two rows in which every class has a share, and what is known of the rows beside that; with `gradient` as [`loss`].
+fn shares<T: Float>((classes, gradient): (usize, bool)) -> Case {
+    let op = if gradient { "cross_entropy_in_place" } else { "cross_entropy" };
+    Case::new(format!("{op} with shares {} [2, {classes}]", T::DTYPE), move |device| {
         let logits = random::<T>(device, &[2, classes], 4);
         let targets = Tensor::from_slice(device, &[2], &[classes as i64 - 1, 1]).expect("a small tensor");
         let options = CrossEntropy {
@@ -120,9 +121,15 @@ fn shares<T: Float>(classes: usize) -> Case {
             statistics: true,
             ..CrossEntropy::default()
         };
-        let output = cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call");
+        let (output, dlogits) = if gradient {
+            let both = cross_entropy_in_place(logits, Dim::LAST, &targets, None, &options).expect("a legal call");
+            (both.0, Some(both.1))
+        } else {
+            (cross_entropy(&logits, Dim::LAST, &targets, &options).expect("a legal call"), None)
+        };
         let statistics = output.statistics.expect("asked for");
         let mut all = bits(output.loss.to_vec());
+        all.extend(dlogits.into_iter().flat_map(|dlogits| bits(dlogits.to_vec())));
         all.extend(bits(statistics.entropy.to_vec()));
         all.extend(statistics.rank.to_vec().expect("no finding").into_iter().map(|rank| rank as u32));
         all.extend(statistics.argmax.to_vec().expect("no finding").into_iter().map(|index| index as u32));
@@ -260,7 +267,8 @@ fn cases<T: Float>() -> Vec<Case> {
     let family = shapes.into_iter().flat_map(|(dims, dim)| family::<T>(dims, dim));
     let losses = [(4000, false), (40_000, false), (20, true), (100, true), (4000, true), (40_000, true)].map(loss::<T>);
     let divergences: [&[usize]; 3] = [&[2, 2000], &[2, 8000], &[2, 40_000]];
-    let losses = losses.into_iter().chain([4000, 20_000].map(shares::<T>)).chain([events::<T>()]);
+    let shares_of = [(4000, false), (20_000, false), (20, true), (100, true), (4000, true), (20_000, true)];
+    let losses = losses.into_iter().chain(shares_of.map(shares::<T>)).chain([events::<T>()]);
     let losses = losses.chain(divergences.map(divergence::<T>));
     let attentions = [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| (head, any)));
     let attentions = attentions.flat_map(|(head, any)| [attends::<T>(head, any), slopes::<T>(head, any)]);

@@ -82,16 +82,20 @@ struct RowLoss {
 
   /// `nll` is the target's and `weight` what it is multiplied by, `shares` and `gaps` the two sums over all classes. What is
   /// multiplied by 0 costs nothing, whatever the row holds.
-  static DEVICE RowLoss of(const LossTerms& terms, const SoftmaxState& state, float nll, float weight, float shares = 0.0f,
-                           float gaps = 0.0f) {
+  static DEVICE RowLoss of(const LossTerms& terms, const SoftmaxState& state, float nll, float weight, double shares = 0.0,
+                           double gaps = 0.0) {
     RowLoss row;
     row.lse = Scores<F32>::lse(terms.temperature, state);
     row.loss = weight == 0.0f ? 0.0f : weight * nll;
-    row.saved = {state.max, state.others.high, weight, shares};
-    if (shares != 0.0f || gaps != 0.0f) row.loss += __fmaf_rn(shares, state.log_sum(), gaps);
+    row.saved = {state.max, state.others.high, weight, static_cast<float>(shares)};
+    if (shares != 0.0 || gaps != 0.0) {
+      // Once per row: nothing is rounded but the result.
+      const double of_target = weight == 0.0f ? 0.0 : static_cast<double>(weight) * nll;
+      row.loss = static_cast<float>(of_target + (shares * state.log_sum() + gaps));
+    }
     if (terms.z_loss != 0.0f) {
       row.loss = __fmaf_rn(terms.z_loss * row.lse, row.lse, row.loss);
-      row.saved.spread = __fmaf_rn(2.0f * terms.z_loss, row.lse, shares);
+      row.saved.spread = __fmaf_rn(2.0f * terms.z_loss, row.lse, row.saved.spread);
     }
     return row;
   }

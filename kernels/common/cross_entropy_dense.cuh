@@ -140,7 +140,66 @@ struct DenseSums {
     ahead += before;
   }
 
+  /// Adds the elements `begin` to `begin + length` of a row, of which the lane holds `x`.
+  template <int kLanes, class Piece, class T>
+  DEVICE void add_piece(const CrossEntropyForwardParams& p, const Shares<T>& row_shares, const Piece& x, uint64_t begin,
+                        uint32_t length, uint32_t lane, float max, float logit, uint64_t target) {
+    const Scores<T> scores(p.terms.temperature, max);
+    const bool with_shares = p.probabilities.operand.data != nullptr || p.terms.on_each != 0.0f;
+#pragma unroll
+    for (int v = 0; v < Piece::kVectorCount; ++v) {
+      if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) continue;
+      float logits[T::kPerVector], of[T::kPerVector];
+#pragma unroll
+      for (int i = 0; i < T::kPerVector; ++i) logits[i] = x.at(v * T::kPerVector + i);
+      if (with_shares) {
+        row_shares.template of_vector<kLanes>(of, v, begin, length, lane, p.unit_log2);
+        add_shares(scores, logits, of);
+      }
+      if (p.statistics.nll != nullptr) {
+        const uint64_t classes = p.targets.classes;
+        const auto index = [&](int i) {
+          const uint32_t at = Piece::index(v * T::kPerVector + i, lane, p.unit_log2);
+          return at < length ? begin + at : classes;
+        };
+        add_statistics(scores, logits, index, classes, max, logit, target);
+      }
+    }
+  }
+
+  /// What becomes of a row that counts, of which these are all. `logit` is the target's, if it has a class.
+  DEVICE RowLoss row_loss(const CrossEntropyForwardParams& p, const Target& target, float logit, float common,
+                          const SoftmaxState& state) const {
+    const bool has_class = p.targets.type != TARGETS_NONE;
+    const float nll = has_class ? nll_of(p.terms, state, logit) : 0.0f;
+    const float on_target = has_class ? p.terms.on_target * class_weight(p.terms, static_cast<uint64_t>(target.value)) : 0.0f;
+    return RowLoss::of(p.terms, state, nll, on_target, shares * common, gaps * common * natural(p));
+  }
+
+  /// Writes the row's statistics, if anybody asks; `logit` and `state` are not read of a row that does not count.
+  DEVICE void store_statistics(const CrossEntropyForwardParams& p, const Target& target, float logit, const SoftmaxState& state,
+                               uint64_t position) const {
+    if (p.statistics.nll == nullptr) return;
+    float nll = RowLoss::of_none(target).loss, entropy = nll;
+    double of_largest = -1.0, rank = -1.0;
+    if (target.counts()) {
+      nll = nll_of(p.terms, state, logit);
+      entropy = __fmaf_rn(static_cast<float>(heat * natural(p)), state.inverse().high, state.log_sum());
+      of_largest = first == INFINITY ? 0.0 : first < 0.0 ? first + 0x1p53 : first;
+      rank = ahead;
+    }
+    p.statistics.nll[position] = nll;
+    p.statistics.entropy[position] = entropy;
+    p.statistics.argmax[position] = static_cast<int64_t>(of_largest);
+    p.statistics.rank[position] = static_cast<int64_t>(rank);
+    p.statistics.correct[position] = rank == 0.0;
+  }
+
  private:
+  static DEVICE double natural(const CrossEntropyForwardParams& p) {
+    return static_cast<double>(p.terms.temperature.natural_high) + p.terms.temperature.natural_low;
+  }
+
   /// A NaN is larger than any number.
   static DEVICE bool larger(float a, float b) { return !(a <= b) && b == b; }
 };
@@ -174,35 +233,24 @@ DEVICE DenseWords shuffle_xor(const DenseWords& words, int mask) {
   return other;
 }
 
-/// Writes the results of a row that counts. `logit` is the target's, if it has a class.
-DEVICE void finish_dense(const CrossEntropyForwardParams& p, const Target& target, float logit, float common, float max,
-                         const WeightSum& weights, const DenseSums& sums, uint64_t position) {
-  const SoftmaxState state = SoftmaxState::of(max, weights);
-  const Temperature& tau = p.terms.temperature;
-  const double natural = static_cast<double>(tau.natural_high) + tau.natural_low;
-  const bool has_class = p.targets.type != TARGETS_NONE;
-  const float nll = has_class ? nll_of(p.terms, state, logit) : 0.0f;
-  const float on_target = has_class ? p.terms.on_target * class_weight(p.terms, static_cast<uint64_t>(target.value)) : 0.0f;
-  const float gaps = static_cast<float>(sums.gaps * common * natural);
-  RowLoss::of(p.terms, state, nll, on_target, static_cast<float>(sums.shares * common), gaps).store(p, position);
-  if (p.statistics.nll == nullptr) return;
-  const float heat = static_cast<float>(sums.heat * natural);
-  const double first = sums.first == INFINITY ? 0.0 : sums.first < 0.0 ? sums.first + 0x1p53 : sums.first;
-  p.statistics.nll[position] = nll;
-  p.statistics.entropy[position] = __fmaf_rn(heat, state.inverse().high, state.log_sum());
-  p.statistics.argmax[position] = static_cast<int64_t>(first);
-  p.statistics.rank[position] = static_cast<int64_t>(sums.ahead);
-  p.statistics.correct[position] = sums.ahead == 0.0;
-}
-
-/// Writes the results of a row that does not count, or has a bad target.
-DEVICE void finish_none(const CrossEntropyForwardParams& p, const Target& target, uint64_t position) {
-  const RowLoss row = RowLoss::of_none(target);
-  row.store(p, position);
-  if (p.statistics.nll == nullptr) return;
-  p.statistics.nll[position] = row.loss;
-  p.statistics.entropy[position] = row.loss;
-  p.statistics.argmax[position] = -1;
-  p.statistics.rank[position] = -1;
-  p.statistics.correct[position] = 0;
+/// Puts the gradients in the place of the logits of a piece, the elements from `begin` on of a row whose target is `target`.
+template <int kLanes, class T, class Piece>
+DEVICE void replace_by_dense_gradients(Piece& x, const RowGradient<T>& gradient, const Shares<T>& shares, const Targets& targets,
+                                       const Target& target, uint64_t begin, uint32_t length, uint32_t lane, uint32_t unit_log2) {
+  // Without a class none of the elements is the target's.
+  const bool has_class = targets.type != TARGETS_NONE;
+  const uint64_t value = has_class ? static_cast<uint64_t>(target.value) - begin : ~uint64_t{0};
+  const int mine = owned<kLanes, Piece::kElements>(value, lane, unit_log2);
+#pragma unroll
+  for (int v = 0; v < Piece::kVectorCount; ++v) {
+    if (v > 0 && Piece::ends_before(v * T::kPerVector, length)) break;
+    float of[T::kPerVector];
+    shares.template of_vector<kLanes>(of, v, begin, length, lane, unit_log2);
+#pragma unroll
+    for (int i = 0; i < T::kPerVector; i += T::kPerWord) {
+      const int at = v * T::kPerVector + i, last = at + T::kPerWord - 1;
+      const float low = gradient.at(x.at(at), at == mine, of[i] * shares.common);
+      x.words[at / T::kPerWord] = T::pack(low, gradient.at(x.at(last), last == mine, of[i + T::kPerWord - 1] * shares.common));
+    }
+  }
 }

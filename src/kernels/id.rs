@@ -110,6 +110,8 @@ pub enum KernelId {
     CrossEntropyFused {
         /// Of the logits.
         dtype: DType,
+        /// Whether every class has a share of the loss, or rows have statistics.
+        dense: bool,
         /// How a row is held.
         piece: Piece,
     },
@@ -266,7 +268,9 @@ impl KernelId {
             Self::SoftmaxBackward { dtype, form } => format!("softmax_backward_{dtype}_{}", softmax(form, "sums")),
             Self::CrossEntropyForward { dtype, piece } => format!("cross_entropy_forward_{dtype}_{}", held(piece)),
             Self::CrossEntropyBackward { dtype, piece } => format!("cross_entropy_backward_{dtype}_{}", held(piece)),
-            Self::CrossEntropyFused { dtype, piece } => format!("cross_entropy_fused_{dtype}_{}", held(piece)),
+            Self::CrossEntropyFused { dtype, dense, piece } => {
+                format!("cross_entropy_fused{}_{dtype}_{}", if dense { "_dense" } else { "" }, held(piece))
+            }
             Self::CrossEntropyDenseForward { dtype, piece } => {
                 format!("cross_entropy_dense_forward_{dtype}_{}", held(piece))
             }
@@ -329,6 +333,7 @@ impl KernelId {
             Self::DivergenceForward { .. } => "loss_divergence",
             Self::DivergenceBackward { .. } => "loss_divergence_backward",
             Self::DivergenceTopK { .. } => "loss_divergence_top_k",
+            Self::CrossEntropyFused { dense: true, .. } => "loss_fused_dense",
             Self::CrossEntropyFused { .. } => "loss_fused",
             Self::NllForward { .. } | Self::NllBackward { .. } | Self::NllZeros => "loss_nll",
             Self::Sigmoid { .. } => "sigmoid",
@@ -351,7 +356,8 @@ impl KernelId {
         let losses = FLOATS.into_iter().flat_map(|dtype| {
             let forward = loss::FORWARD.map(|piece| Self::CrossEntropyForward { dtype, piece });
             let backward = loss::BACKWARD.map(|piece| Self::CrossEntropyBackward { dtype, piece });
-            let fused = loss::FORWARD.map(|piece| Self::CrossEntropyFused { dtype, piece });
+            let fused = loss::FORWARD.map(|piece| Self::CrossEntropyFused { dtype, dense: false, piece });
+            let both = loss::DENSE.map(|piece| Self::CrossEntropyFused { dtype, dense: true, piece });
             let dense = loss::DENSE.into_iter().flat_map(move |piece| {
                 [Self::CrossEntropyDenseForward { dtype, piece }, Self::CrossEntropyDenseBackward { dtype, piece }]
             });
@@ -360,7 +366,8 @@ impl KernelId {
             let divergences = loss::DIVERGENCE.into_iter().flat_map(move |piece| {
                 [Self::DivergenceForward { dtype, piece }, Self::DivergenceBackward { dtype, piece }]
             });
-            let cross_entropies = forward.into_iter().chain(backward).chain(fused).chain(dense).chain(columns);
+            let cross_entropies =
+                forward.into_iter().chain(backward).chain(fused).chain(both).chain(dense).chain(columns);
             let of_log_probabilities = [Self::NllForward { dtype }, Self::NllBackward { dtype }];
             cross_entropies.chain(divergences).chain(of_log_probabilities)
         });

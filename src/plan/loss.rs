@@ -115,11 +115,11 @@ pub struct Fused {
 }
 
 /// Static shared memory of the fused kernels, and some to spare.
-const FUSED_STATIC: u64 = 1024;
+const FUSED_STATIC: u64 = 2048;
 
-/// The kernel for loss and gradient of `rows` rows.
-pub fn fused(classes: u64, rows: u64, dtype: DType, caps: &Caps) -> Fused {
-    let piece = smallest(&FORWARD, classes, dtype);
+/// The kernel for loss and gradient of `rows` rows; `dense` as for [`forward`].
+pub fn fused(classes: u64, rows: u64, dtype: DType, dense: bool, caps: &Caps) -> Fused {
+    let piece = smallest(if dense { &DENSE } else { &FORWARD }, classes, dtype);
     let blocks = rows.div_ceil(piece.groups()).min(MAX_BLOCKS);
     let bytes = piece.capacity(dtype) * dtype.size() as u64;
     let room = u64::from(caps.max_shared_optin).saturating_sub(FUSED_STATIC) / bytes;
@@ -207,24 +207,29 @@ mod tests {
             l2_bytes: 50 << 20,
         };
         let (ampere, hopper) = (caps(163 << 10), caps(227 << 10));
-        for (classes, dtype, caps, stashed) in [
-            (1000, DType::BF16, hopper, 0),
-            (32_768, DType::BF16, hopper, 0),
-            (32_769, DType::BF16, hopper, 1),
-            (128_256, DType::BF16, hopper, 3),
-            (262_144, DType::BF16, hopper, 3),
-            (128_256, DType::F16, ampere, 2),
-            (50_257, DType::F32, hopper, 3),
-            (1 << 40, DType::F32, ampere, 2),
+        for (classes, dtype, dense, caps, stashed) in [
+            (1000, DType::BF16, false, hopper, 0),
+            (32_768, DType::BF16, false, hopper, 0),
+            (32_769, DType::BF16, false, hopper, 1),
+            (128_256, DType::BF16, false, hopper, 3),
+            (262_144, DType::BF16, false, hopper, 3),
+            (128_256, DType::F16, false, ampere, 2),
+            (50_257, DType::F32, false, hopper, 3),
+            (1 << 40, DType::F32, false, ampere, 2),
+            (1000, DType::BF16, true, hopper, 0),
+            (8193, DType::BF16, true, hopper, 1),
+            (128_256, DType::BF16, true, hopper, 14),
+            (128_256, DType::BF16, true, ampere, 10),
         ] {
-            let plan = fused(classes, 7, dtype, &caps);
+            let plan = fused(classes, 7, dtype, dense, &caps);
+            let bytes = if dense { 1u64 << 14 } else { 1 << 16 };
             assert_eq!(
                 (plan.stashed, plan.shared),
-                (stashed, u64::from(stashed) << 16),
+                (stashed, u64::from(stashed) * bytes),
                 "{classes} classes of {dtype}"
             );
             let Fused { piece, blocks, .. } = plan;
-            assert_eq!(Forward::Rows { piece, blocks }, forward(classes, 7, 1, dtype, false));
+            assert_eq!(Forward::Rows { piece, blocks }, forward(classes, 7, 1, dtype, dense));
         }
     }
 

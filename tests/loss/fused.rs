@@ -3,9 +3,10 @@
 use std::fmt::Display;
 
 use sumexp::{
-    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Device, Dim, Error, Reduction, Tensor, View,
-    bf16, cross_entropy, cross_entropy_backward, cross_entropy_gradient, cross_entropy_gradient_into,
-    cross_entropy_in_place, cross_entropy_with_gradient, cross_entropy_with_gradient_into, f16,
+    CrossEntropy, CrossEntropyInto, CrossEntropyOutput, CrossEntropySaved, Device, Dim, Error, Probabilities,
+    Reduction, Targets, Tensor, View, bf16, cross_entropy, cross_entropy_backward, cross_entropy_gradient,
+    cross_entropy_gradient_into, cross_entropy_in_place, cross_entropy_with_gradient, cross_entropy_with_gradient_into,
+    f16,
 };
 
 use crate::common::arrange::Arrangement::{EveryOther, Offset, Padded, Repeated, Reversed};
@@ -20,6 +21,8 @@ use crate::common::random::Random;
 /// Everything that a call gives, as bits.
 #[derive(PartialEq)]
 struct Bits {
+    /// With them, entropy, argmax and rank of every row.
+    statistics: Vec<i64>,
     loss: Vec<u32>,
     lse: Vec<u32>,
     count: Vec<i64>,
@@ -30,7 +33,15 @@ struct Bits {
 fn bits<T: Format>(output: &CrossEntropyOutput, dlogits: &[T]) -> Bits {
     // Any NaN is as good as another.
     let of = |values: Vec<f32>| values.into_iter().map(|v| if v.is_nan() { f32::NAN } else { v }.to_bits()).collect();
+    let statistics = output.statistics.iter().flat_map(|of_rows| {
+        let entropies = of_rows.entropy.to_vec().unwrap().into_iter();
+        let entropies = entropies.map(|v| i64::from(if v.is_nan() { f32::NAN } else { v }.to_bits()));
+        let correct = of_rows.correct.to_vec().unwrap().into_iter().map(i64::from);
+        let integers = [of_rows.argmax.to_vec().unwrap(), of_rows.rank.to_vec().unwrap()];
+        entropies.chain(correct).chain(integers.into_iter().flatten()).collect::<Vec<i64>>()
+    });
     Bits {
+        statistics: statistics.collect(),
         loss: of(output.loss.to_vec().unwrap()),
         lse: of(output.lse.to_vec().unwrap()),
         count: output.count.to_vec().unwrap(),
@@ -42,6 +53,7 @@ fn bits<T: Format>(output: &CrossEntropyOutput, dlogits: &[T]) -> Bits {
 #[track_caller]
 fn same(case: &dyn Display, what: &str, got: &Bits, want: &Bits) {
     assert_eq!(got.loss, want.loss, "{case}: loss {what}");
+    assert_eq!(got.statistics, want.statistics, "{case}: statistics {what}");
     assert_eq!(got.lse, want.lse, "{case}: lse {what}");
     assert_eq!(got.count, want.count, "{case}: count {what}");
     assert!(got.saved == want.saved, "{case}: saved state {what}");
@@ -65,31 +77,62 @@ fn targets(case: &Case, bad: bool) -> Vec<i64> {
 fn check_on<T: Format>(device: &Device, case: &Case, options: &CrossEntropy, with_upstream: bool) {
     let sizes: Vec<usize> = case.dims.iter().enumerate().filter(|(d, _)| *d != case.dim).map(|(_, n)| *n).collect();
     let to = Tensor::from_slice(device, &sizes, &targets(case, !device.is_cpu())).unwrap();
+    check_targets::<T>(device, case, &sizes, (&to).into(), options, with_upstream);
+}
+
+/// The same with targets that are probabilities: some of them 0, or of another type than the logits.
+#[track_caller]
+fn check_probabilities<T: Format>(case: &Case, options: &CrossEntropy, with_upstream: bool) {
+    let mut random = Random::new(case.seed ^ 0x77);
+    let shares: Vec<f64> =
+        (0..case.dims.iter().product()).map(|_| if random.one_in(3) { 0.0 } else { random.normal().abs() }).collect();
+    let sizes: Vec<usize> = case.dims.iter().enumerate().filter(|(d, _)| *d != case.dim).map(|(_, n)| *n).collect();
+    for device in devices() {
+        fn tensor<P: Format>(device: &Device, case: &Case, shares: &[f64]) -> Probabilities<P> {
+            let shares: Vec<P> = shares.iter().map(|p| P::from_f64(*p)).collect();
+            Probabilities::from_tensor(Tensor::from_slice(device, &case.dims, &shares).unwrap())
+        }
+        let own = tensor::<T>(&device, case, &shares);
+        check_targets::<T>(&device, case, &sizes, (&own).into(), options, with_upstream);
+        let other = tensor::<f32>(&device, case, &shares);
+        check_targets::<T>(&device, case, &sizes, (&other).into(), options, with_upstream);
+    }
+}
+
+#[track_caller]
+fn check_targets<T: Format>(
+    device: &Device,
+    case: &Case,
+    sizes: &[usize],
+    to: Targets<'_>,
+    options: &CrossEntropy,
+    with_upstream: bool,
+) {
     let values = case.logits::<T>();
     let x = Operand::new(device, case.input, &case.dims, &values, T::from_f64(f64::NAN));
     let dim = Dim::front(case.dim);
     let apart = matches!(options.reduction, Reduction::None);
-    let shape: &[usize] = if apart { &sizes } else { &[] };
+    let shape: &[usize] = if apart { sizes } else { &[] };
     let upstream = Tensor::from_slice(device, &[1], &[if with_upstream { 0.75f32 } else { 1.0 }]).unwrap();
     let upstream = if apart { upstream.view().expand(shape).unwrap() } else { upstream.view().reshape(&[]).unwrap() };
     let given = with_upstream.then_some(upstream);
 
-    let output = cross_entropy(x.view(), dim, &to, options).unwrap();
-    let dlogits = cross_entropy_backward(x.view(), dim, &to, &output.saved, upstream, options).unwrap();
+    let output = cross_entropy(x.view(), dim, to, options).unwrap();
+    let dlogits = cross_entropy_backward(x.view(), dim, to, &output.saved, upstream, options).unwrap();
     let _ = device.check();
     let want = bits(&output, &dlogits.to_vec().unwrap());
 
-    let (output, dlogits) = cross_entropy_with_gradient(x.view(), dim, &to, given, options).unwrap();
+    let (output, dlogits) = cross_entropy_with_gradient(x.view(), dim, to, given, options).unwrap();
     let _ = device.check();
     same(case, "of both in one", &bits(&output, &dlogits.to_vec().unwrap()), &want);
 
     let contiguous = Tensor::from_slice(device, &case.dims, &values).unwrap();
-    let (output, dlogits) = cross_entropy_in_place(contiguous, dim, &to, given, options).unwrap();
+    let (output, dlogits) = cross_entropy_in_place(contiguous, dim, to, given, options).unwrap();
     let _ = device.check();
     same(case, "in place", &bits(&output, &dlogits.to_vec().unwrap()), &want);
 
     let mut guarded = Guarded::new(device, &case.dims, 1, T::from_f64(7.0));
-    cross_entropy_gradient_into(x.view(), dim, &to, upstream, options, guarded.view_mut()).unwrap();
+    cross_entropy_gradient_into(x.view(), dim, to, upstream, options, guarded.view_mut()).unwrap();
     let _ = device.check();
     assert!(bits(&output, &guarded.read(case)).dlogits == want.dlogits, "{case}: gradient alone");
     assert_no_findings(case);
@@ -162,6 +205,35 @@ fn options() {
     }
 }
 
+/// Smoothing, probabilities, statistics, and all of them together: every rung, and rows of several pieces.
+#[test]
+fn shares_of_every_class_and_statistics() {
+    let plain = CrossEntropy::default();
+    let smooth = CrossEntropy { label_smoothing: 0.1, temperature: 0.7, ..plain };
+    let described = CrossEntropy { statistics: true, ..plain };
+    let both = CrossEntropy { statistics: true, z_loss: 1e-3, reduction: Reduction::None, ..smooth };
+    for len in [1, 7, 32, 33, 64, 65, 500, 512, 1025, 4096, 4097, 8193] {
+        for options in [&smooth, &described, &both] {
+            check::<f32>(&Case::new(&[5, len], Fill::Mixed), options, true);
+            check::<bf16>(&Case::new(&[5, len], Fill::Special), options, false);
+        }
+        check_probabilities::<f32>(&Case::new(&[3, len], Fill::Mixed), &plain, true);
+        check_probabilities::<f16>(&Case::new(&[3, len], Fill::Ordinary), &smooth, false);
+    }
+    // More than stays on a multiprocessor.
+    check::<bf16>(&Case::new(&[2, 128_256], Fill::Ordinary), &smooth, false);
+    check::<f32>(&Case::new(&[1, 70_001], Fill::Ordinary), &both, true);
+    check_probabilities::<f16>(&Case::new(&[1, 50_257], Fill::Ordinary), &plain, true);
+    for input in [Offset(1), Padded(3, 2), EveryOther, Reversed] {
+        check::<f16>(&Case::new(&[4, 96], Fill::Ordinary).input(input), &both, true);
+        check_probabilities::<f32>(&Case::new(&[4, 96], Fill::Ordinary).input(input), &smooth, true);
+    }
+    for dim in 0..3 {
+        check::<f32>(&Case::new(&[6, 7, 5], Fill::Ordinary).along(dim), &both, true);
+        check_probabilities::<bf16>(&Case::new(&[6, 7, 5], Fill::Ordinary).along(dim), &smooth, true);
+    }
+}
+
 /// In place means in place: the tensor that comes back is the one that was given.
 #[test]
 fn the_logits_are_the_gradient() {
@@ -172,6 +244,10 @@ fn the_logits_are_the_gradient() {
     let (_, dlogits) = cross_entropy_in_place(x, Dim::LAST, &to, None, &CrossEntropy::default()).unwrap();
     assert_eq!(sumexp::interop::raw_address(&dlogits.view()), address);
     assert_eq!(dlogits.to_vec().unwrap()[1], 1.0 / 300.0 / 4.0);
+    let options = CrossEntropy { label_smoothing: 0.1, statistics: true, ..CrossEntropy::default() };
+    let (output, dlogits) = cross_entropy_in_place(dlogits, Dim::LAST, &to, None, &options).unwrap();
+    assert_eq!(sumexp::interop::raw_address(&dlogits.view()), address);
+    assert_eq!(output.statistics.unwrap().argmax.to_vec().unwrap(), [1; 4]);
 
     let x = Tensor::<f32>::zeros(&device, &[4, 300]).unwrap();
     let other = x.to_device(&device.with_new_stream().unwrap()).unwrap();
@@ -185,10 +261,19 @@ fn the_logits_are_the_gradient() {
 fn traffic() {
     let Some(soft) = soft() else { return };
     let device = gpu();
-    for (len, reads) in [(8192usize, 1.0), (32_768, 1.0), (98_304, 1.0), (196_608, 4.0 / 3.0)] {
-        let rung = if len == 8192 { "256x4" } else { "1024x4" };
+    let smooth = [(512usize, true, "32x4", 1.0), (8192, true, "512x2", 1.0), (98_304, true, "512x2", 1.0)];
+    for (len, dense, rung, reads) in [
+        (8192usize, false, "256x4", 1.0),
+        (32_768, false, "1024x4", 1.0),
+        (98_304, false, "1024x4", 1.0),
+        (196_608, false, "1024x4", 4.0 / 3.0),
+    ]
+    .into_iter()
+    .chain(smooth)
+    {
+        let of = if dense { "_dense" } else { "" };
         let moved = || {
-            soft.counters(&format!("cross_entropy_fused_bf16_{rung}")).map_or((0, 0), |counters| {
+            soft.counters(&format!("cross_entropy_fused{of}_bf16_{rung}")).map_or((0, 0), |counters| {
                 assert_eq!(counters.shared.wavefronts, counters.shared.minimum, "{len}: bank conflicts");
                 (counters.global_loads.bytes, counters.global_stores.bytes)
             })
@@ -196,7 +281,8 @@ fn traffic() {
         let before = moved();
         let x = Tensor::<bf16>::zeros(&device, &[3, len]).unwrap();
         let to = Tensor::<i64>::zeros(&device, &[3]).unwrap();
-        let options = CrossEntropy { reduction: Reduction::Sum, ..CrossEntropy::default() };
+        let label_smoothing = if dense { 0.1 } else { 0.0 };
+        let options = CrossEntropy { label_smoothing, reduction: Reduction::Sum, ..CrossEntropy::default() };
         let (_, dlogits) = cross_entropy_in_place(x, Dim::LAST, &to, None, &options).unwrap();
         device.synchronize().unwrap();
         let (after, rows) = (moved(), (3 * len * 2) as f64);

@@ -290,7 +290,7 @@ fn want<T: Format>(call: &Call) -> Want {
 
 /// For 16-bit logits each exponential is good to some units in the last place of float32, a thousand times finer than the logits.
 fn loss_tolerance<T: Format>(call: &Call) -> Tolerance {
-    let ulps = if T::DIGITS == 24 { 6.0 } else { 64.0 };
+    let ulps = if T::DIGITS == 24 { 4.0 } else { 64.0 };
     Tolerance { ulps, floor: f32::FORWARD.floor * call.case.len() as f64 * 4.0 }
 }
 

@@ -147,7 +147,7 @@ impl<T: Float> Call<'_, T> {
     }
 
     /// Whether every class has a share of the loss.
-    fn dense(&self) -> bool {
+    pub(super) fn dense(&self) -> bool {
         self.targets.spread() || self.label_smoothing != 0.0
     }
 

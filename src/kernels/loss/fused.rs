@@ -48,7 +48,8 @@ pub(crate) fn cross_entropy_fused<T: Float>(
         let walk = call.walk_with(&logit_strides, upstream);
         let forward = call.forward_params(&walk, stride, per_row);
         let caps = device.capabilities().expect("the logits are on a GPU");
-        let plan = plan::fused(call.rows.len, call.rows.count(), T::DTYPE, &caps);
+        let dense = call.dense() || !per_row.statistics.nll.is_null();
+        let plan = plan::fused(call.rows.len, call.rows.count(), T::DTYPE, dense, &caps);
         let (scale, scale_rest) = inverse_temperature(call.temperature);
         let params = CrossEntropyFusedParams {
             forward,
@@ -61,7 +62,7 @@ pub(crate) fn cross_entropy_fused<T: Float>(
             scale,
             scale_rest,
         };
-        let id = KernelId::CrossEntropyFused { dtype: T::DTYPE, piece: plan.piece };
+        let id = KernelId::CrossEntropyFused { dtype: T::DTYPE, dense, piece: plan.piece };
         let shape = LaunchShape { grid: [plan.blocks, 1, 1], block: [plan.piece.threads(), 1, 1], shared: plan.shared };
         // SAFETY: operands and outputs as in the launch of the forward kernel; `upstream` has the layout that the parameters
         // repeat; the destination is as many elements as the logits are, and either these very elements, of which the kernel

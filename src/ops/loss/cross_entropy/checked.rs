@@ -8,8 +8,7 @@ use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::loss::{
-    Call, CallTargets, Outputs, STATE, Statistics, cross_entropy_backward as launch_backward,
-    cross_entropy_forward as launch_forward,
+    Call, CallTargets, STATE, cross_entropy_backward as launch_backward, cross_entropy_forward as launch_forward,
 };
 use crate::reference::cross_entropy::{Batch, Index, RowLoss, Targets as RowTargets, Terms};
 use crate::reference::{self, Operand, Output};
@@ -101,11 +100,6 @@ impl<'a, T: Float> Checked<'a, T> {
         }
     }
 
-    /// Whether every class has a share of the loss.
-    pub(super) fn dense(&self) -> bool {
-        matches!(self.targets, Targets::Probabilities(_)) || self.options.label_smoothing != 0.0
-    }
-
     pub(super) fn inputs(&self) -> Vec<(&'static str, Range<u64>)> {
         let mut inputs = vec![("logits", self.logits.addresses()), ("targets", self.targets.addresses())];
         inputs.extend(self.options.class_weights.map(|weights| ("class_weights", weights.addresses())));
@@ -140,12 +134,7 @@ impl<'a, T: Float> Checked<'a, T> {
         if self.logits.device().is_cpu() {
             return self.on_host(|batch| self.forward_on_host(batch, &mut outputs));
         }
-        let CrossEntropyInto { loss, lse, count, saved, statistics } = outputs;
-        let statistics = statistics.map(|to| {
-            let TokenStatisticsInto { nll, entropy, argmax, correct, rank } = to;
-            Statistics { nll, entropy, argmax, correct, rank }
-        });
-        launch_forward(&self.call(), self.options.reduction.into(), Outputs { loss, lse, count, saved, statistics })
+        launch_forward(&self.call(), self.options.reduction.into(), outputs.into())
     }
 
     /// Refuses statistics that nobody asked for or that have no place, and places that cannot be written.

@@ -8,9 +8,7 @@ use super::outputs::Owned;
 use crate::device::Device;
 use crate::dtype::Float;
 use crate::error::Result;
-use crate::kernels::loss::{
-    Destination, Outputs, cross_entropy_backward as launch_backward, cross_entropy_fused as launch,
-};
+use crate::kernels::loss::{Destination, cross_entropy_backward as launch_backward, cross_entropy_fused as launch};
 use crate::shape::{Dim, Layout};
 use crate::tensor::{Tensor, View, ViewMut};
 
@@ -21,8 +19,10 @@ use crate::tensor::{Tensor, View, ViewMut};
 /// the bits that [`cross_entropy`](crate::cross_entropy) gives them; numerics, bad targets and errors are as there.
 ///
 /// **Memory.** Where classes lie along the last dim, a row stays on the multiprocessor between its loss and its gradient: its logits
-/// are read once. Rows of more than 192 KiB (256 KiB on Hopper) are read twice in part. Twice are also read: other dims, targets that
-/// are probabilities or smoothed, and rows whose statistics are asked for.
+/// are read once, with every option. Of rows of more than 192 KiB (256 KiB on Hopper; with label smoothing, probability targets or
+/// statistics 176 KiB and 240 KiB) a part is read twice. Targets that are probabilities are always read twice: keeping them as well
+/// would leave less room for logits. Classes along another dim go through two kernels, each of which reads the logits: a thread has a
+/// row to itself there, and cannot keep it.
 ///
 /// # Errors
 /// As [`cross_entropy`](crate::cross_entropy) and [`cross_entropy_backward`](crate::cross_entropy_backward).
@@ -75,8 +75,7 @@ pub fn cross_entropy_with_gradient_into<'a, 't, 'u, 'o, T: Float>(
 
 /// [`cross_entropy_with_gradient`] whose gradient takes the place of the logits: it needs no memory of the size of the logits.
 ///
-/// The tensor returned is the one given where [`cross_entropy_with_gradient`] reads its logits once: on a GPU, with classes along the
-/// last dim, targets that are classes and not smoothed, and no statistics. Else it is a new one, and the logits are dropped.
+/// The tensor returned is the one given on a GPU and with classes along the last dim. Else it is a new one, and the logits are dropped.
 ///
 /// # Errors
 /// As [`cross_entropy_with_gradient`]; [`Error::Shared`](crate::Error::Shared) if a tensor on another stream holds the logits' memory.
@@ -192,9 +191,7 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// Whether there is one kernel for both.
     fn fuses(&self) -> bool {
-        let checked = &self.checked;
-        let plain = !checked.dense() && !checked.options.statistics;
-        plain && checked.rows.inner == 1 && !checked.logits.device().is_cpu()
+        self.checked.rows.inner == 1 && !self.checked.logits.device().is_cpu()
     }
 
     fn run(&self, mut outputs: CrossEntropyInto, mut dlogits: ViewMut<T>) -> Result<()> {
@@ -218,9 +215,7 @@ impl<'a, T: Float> Call<'a, T> {
     }
 
     fn launch(&self, outputs: CrossEntropyInto, dlogits: Destination<T>) -> Result<()> {
-        let CrossEntropyInto { loss, lse, count, saved, statistics: _ } = outputs;
-        let outputs = Outputs { loss, lse, count, saved, statistics: None };
-        launch(&self.checked.call(), self.checked.options.reduction.into(), outputs, self.upstream(), dlogits)
+        launch(&self.checked.call(), self.checked.options.reduction.into(), outputs.into(), self.upstream(), dlogits)
     }
 
     fn upstream(&self) -> Option<(u64, &Layout)> {

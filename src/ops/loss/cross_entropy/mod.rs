@@ -42,7 +42,7 @@ use outputs::Owned;
 /// **Numerics.** `lse - x[target] / T` is `(max - x[target]) / T + ln(1 + others)`, a sum of two numbers that are never negative:
 /// for f32 logits a loss is within 4 units in the last place at any margin (two more with a class weight; a z-loss is within 4 of
 /// `z * (|max / T| + ln(1 + others))^2`). Where every class has a share it is `sum(q * (max - x) / T) + sum(q) * ln(1 + others)`, terms
-/// that are never negative either: within 6. The bits of a row depend on its values alone, and losses are
+/// that are never negative either: within 4 as well. The bits of a row depend on its values alone, and losses are
 /// added up in the order of the rows, compensated: the same bits on every run. A logit of -inf is a hidden class; a hidden
 /// class with `q > 0` gives a loss of +inf (and a finite gradient), one with `q = 0` costs nothing. A row whose `q` are all 0 costs
 /// nothing, whatever it holds. A NaN or +inf makes the loss of its row NaN.

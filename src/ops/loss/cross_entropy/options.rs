@@ -3,7 +3,7 @@
 use super::super::reduction::Reduction;
 use crate::device::Device;
 use crate::error::Result;
-use crate::kernels::loss::STATE;
+use crate::kernels::loss::{Outputs, STATE, Statistics};
 use crate::shape::Shape;
 use crate::tensor::{Lse, Tensor, View, ViewMut};
 
@@ -31,7 +31,9 @@ pub struct CrossEntropy<'a> {
     /// So much of every target is taken from where it is and spread evenly over all classes: from 0 to 1, 0 by default. Every class
     /// has its own [`CrossEntropy::class_weights`] in this. A hidden class then costs infinitely much.
     pub label_smoothing: f32,
-    /// Whether [`CrossEntropyOutput::statistics`] are asked for. Targets must be classes then. Not by default.
+    /// Whether [`CrossEntropyOutput::statistics`] are asked for. Targets must be classes then: among probabilities there is none that a
+    /// prediction could hit or rank behind ([`confidence`](crate::confidence) has the entropy, [`argmax`](crate::argmax) the prediction, and
+    /// the loss itself is their nll). Not by default.
     pub statistics: bool,
     /// Logits are divided by it; finite and above 0. 1 by default.
     pub temperature: f32,
@@ -174,6 +176,19 @@ impl TokenStatisticsInto<'_> {
             correct: self.correct.reborrow(),
             rank: self.rank.reborrow(),
         }
+    }
+}
+
+impl<'a> From<CrossEntropyInto<'a>> for Outputs<'a> {
+    fn from(CrossEntropyInto { loss, lse, count, saved, statistics }: CrossEntropyInto<'a>) -> Self {
+        let statistics = statistics.map(|TokenStatisticsInto { nll, entropy, argmax, correct, rank }| Statistics {
+            nll,
+            entropy,
+            argmax,
+            correct,
+            rank,
+        });
+        Self { loss, lse, count, saved, statistics }
     }
 }
 
