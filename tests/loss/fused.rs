@@ -287,8 +287,8 @@ fn traffic() {
         device.synchronize().unwrap();
         let (after, rows) = (moved(), (3 * len * 2) as f64);
         let (loads, stores) = ((after.0 - before.0) as f64 / rows, (after.1 - before.1) as f64 / rows);
-        // Targets, their logits and the numbers of the rows come on top.
-        assert!(loads >= reads && loads < reads + 0.3, "{len}: read {loads} times");
+        // On top come targets and their logits, which every lane asks for, and the numbers of the rows.
+        assert!(loads >= reads && loads < reads + 0.35, "{len}: read {loads} times");
         assert!((1.0..1.1).contains(&stores), "{len}: written {stores} times");
         assert_eq!(dlogits.dims(), [3, len]);
     }
