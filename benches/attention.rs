@@ -145,7 +145,8 @@ impl<T: Float> Call<T> {
     fn backward(&mut self) -> Result<()> {
         let options = Attention { mask: mask(&self.bytes, self.causal), ..Attention::default() };
         let saved = Partial::from_values(&self.out, self.lse.view());
-        let gradients = GradientsInto { dq: self.dq.view_mut(), dk: self.dk.view_mut(), dv: self.dv.view_mut() };
+        let gradients =
+            GradientsInto { dq: self.dq.view_mut(), dk: self.dk.view_mut(), dv: self.dv.view_mut(), dbias: None };
         backward_into(&self.q, &self.k, &self.v, saved, &self.dout, &options, gradients)
     }
 }

@@ -47,10 +47,8 @@ DEVICE void attention_backward_rows(const AttentionBackwardParams& p) {
     if (lane != 0 || !there) continue;
     const float lse = p.lse.data[at(p.lse)], dlse = p.dlse.data == nullptr ? 0.0f : p.dlse.data[at(p.dlse)];
     const bool empty = lse == -INFINITY;
-    // A score whose natural_factor is so small that none is as large as the lse: all weights are exp(-lse).
     const float origin = empty ? INFINITY : __fdiv_rn(lse, p.call.scores.natural_factor);
-    const bool far = !empty && fabsf(origin) == INFINITY && fabsf(lse) < INFINITY;
-    p.rows[row] = {far ? 0.0f : origin, empty ? 0.0f : __fsub_rn(sum, dlse), far ? expf(-lse) : 1.0f, 0};
+    p.rows[row] = {origin, empty ? 0.0f : __fsub_rn(sum, dlse), 1.0f, 0};
   }
 }
 

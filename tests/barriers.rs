@@ -237,6 +237,18 @@ fn slopes<T: Float>(head: usize, general: bool) -> Case {
     })
 }
 
+/// The gradient of a bias of one number per key, by the kernel for heads of so many elements: several tiles of queries add to it.
+fn bias_slopes<T: Float>(head: usize) -> Case {
+    Case::new(format!("gradient of a bias {} of {head}", T::DTYPE), move |device| {
+        let of = |length: usize, seed: u64| random::<T>(device, &[1, 1, length, head], seed);
+        let (q, k, dout, bias) = (of(150, 21), of(100, 22), of(150, 23), random::<f32>(device, &[100], 24));
+        let options = Attention { bias: Some((&bias).into()), bias_gradient: true, ..Attention::default() };
+        let saved = attention::forward(&q, &k, &k, &options).expect("a legal call");
+        let gradients = attention::backward(&q, &k, &k, &saved, &dout, &options).expect("a legal call");
+        bits(gradients.dbias.expect("asked for").f32().expect("the bias's type").to_vec())
+    })
+}
+
 /// Weights of attention, over more key tiles and more columns than there are buffers.
 fn weighs<T: Float>() -> Case {
     Case::new(format!("attention weights {}", T::DTYPE), |device| {
@@ -272,6 +284,7 @@ fn cases<T: Float>() -> Vec<Case> {
     let losses = losses.chain(divergences.map(divergence::<T>));
     let attentions = [32, 64, 96, 128, 192, 256].into_iter().flat_map(|head| [false, true].map(|any| (head, any)));
     let attentions = attentions.flat_map(|(head, any)| [attends::<T>(head, any), slopes::<T>(head, any)]);
+    let attentions = attentions.chain([32, 64, 96, 128, 192, 256].map(bias_slopes::<T>));
     family
         .chain(losses)
         .chain(rows.into_iter().flat_map(inference::<T>))

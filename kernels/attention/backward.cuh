@@ -51,6 +51,7 @@ DEVICE uint64_t work_items(const AttentionCall& call, uint32_t heads, uint32_t t
 
 template <class S, Part kPart, bool kGeneral>
 class Backward {
+ protected:
   using T = typename S::T;
   using Sums = float[S::kRowTiles][S::kColumns / 8][4];
   using Gradient = float[S::kRowTiles][S::kHead / 8][4];
@@ -209,7 +210,7 @@ class Backward {
     if (kWeights) store_sums<T, Tile>(of_weights, 1.0f, values_of_rows(), keys(p.dv, key_head, call.sizes.value_size), first_row, rows);
   }
 
- private:
+ protected:
   /// Columns that some row sees, and among them those that all rows see.
   struct Seen {
     int32_t begin, end, whole_begin, whole_end;

@@ -32,9 +32,20 @@ struct Sequence {
     hide_keys(call);
   }
 
+  /// Becomes packed sequence `number`. Offsets out of order or out of bounds are cut off.
+  DEVICE void be_packed(const AttentionCall& call, uint32_t number) {
+    batch = number;
+    const Interval of_queries = part(call.query_offsets, batch, call.sizes.queries);
+    const Interval of_keys = part(call.key_offsets, batch, call.sizes.keys);
+    queries = of_queries.end - of_queries.first;
+    keys = of_keys.end - of_keys.first;
+    first_query = of_queries.first;
+    first_key = of_keys.first;
+    hide_keys(call);
+  }
+
   /// Becomes the packed sequence that tile number `tile` of all belongs to, and `tile` the number inside of it. False if there are
-  /// fewer tiles. Tiles are `tile_rows` rows of what `offsets` cut up, of which there are `rows`: the queries or the keys of the call.
-  /// Offsets out of order or out of bounds are cut off. All 32 lanes must call; all get the same.
+  /// fewer tiles. Tiles are `tile_rows` rows of what `offsets` cut up, of which there are `rows`: the queries or the keys of the call. All 32 lanes must call; all get the same.
   DEVICE bool find(const AttentionCall& call, const int32_t* offsets, uint32_t rows, int32_t tile_rows, uint32_t& tile) {
     const uint32_t lane = threadIdx.x % 32;
     for (uint32_t first = 0; first < call.sizes.batch; first += 32) {
@@ -51,14 +62,7 @@ struct Sequence {
       if (holders != 0) {
         const int holder = __ffs(holders) - 1;
         tile -= __shfl_sync(0xffffffffu, up_to_here - tiles, holder);
-        batch = first + holder;
-        const Interval of_queries = part(call.query_offsets, batch, call.sizes.queries);
-        const Interval of_keys = part(call.key_offsets, batch, call.sizes.keys);
-        queries = of_queries.end - of_queries.first;
-        keys = of_keys.end - of_keys.first;
-        first_query = of_queries.first;
-        first_key = of_keys.first;
-        hide_keys(call);
+        be_packed(call, first + holder);
         return true;
       }
       tile -= __shfl_sync(0xffffffffu, up_to_here, 31);

@@ -269,6 +269,11 @@ typedef struct {
   /// Tiles of queries and of keys of a batch entry, or of all packed sequences together at most.
   uint32_t query_tiles;
   uint32_t key_tiles;
+  /// Written if it has data: the gradient of the bias, of the bias's type. It has a number for every batch entry or packed sequence, every head,
+  /// query and key, or where so many are 1, for all of them together.
+  AttentionPairs dbias;
+  uint32_t dbias_batch;
+  uint32_t dbias_heads;
   /// Factor of the products that scores are made of.
   float scale;
   uint32_t reserved;

@@ -11,7 +11,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 /// The oldest compute capability that the kernels are compiled for.
-const OLDEST: (u32, u32) = (8, 0);
+pub(crate) const OLDEST: (u32, u32) = (8, 0);
 
 /// `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`.
 const RELEASE_THRESHOLD: u32 = 4;
@@ -80,8 +80,7 @@ impl Context {
         };
         let (major, minor) = caps.compute_capability;
         if caps.compute_capability < OLDEST {
-            let (needed_major, needed_minor) = OLDEST;
-            return Err(Error::Capability { ordinal, major, minor, needed_major, needed_minor });
+            return Err(Error::Capability { ordinal, major, minor });
         }
         let has_pools = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? > 0;
         if has_pools {

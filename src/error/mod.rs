@@ -5,6 +5,8 @@ mod device_name;
 
 pub use device_name::DeviceName;
 
+use crate::device::OLDEST;
+
 /// A [`std::result::Result`] whose error is [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -58,6 +60,15 @@ pub enum Error {
         right: &'static str,
         /// Its size.
         right_size: usize,
+    },
+
+    /// Two operands of which one has to have the element type of the other.
+    #[error("{op}: {} is {}, {} is {}", operands[0].0, operands[0].1, operands[1].0, operands[1].1)]
+    Types {
+        /// The operation that refused.
+        op: &'static str,
+        /// Their names and types.
+        operands: [(&'static str, &'static str); 2],
     },
 
     /// A mask that says nothing about the operation it is used with, or more than the operation can take.
@@ -480,7 +491,7 @@ pub enum Error {
     },
 
     /// A GPU that this build has no code for.
-    #[error("GPU {ordinal} has compute capability {major}.{minor}, at least {needed_major}.{needed_minor} is needed")]
+    #[error("GPU {ordinal} has compute capability {major}.{minor}, at least {}.{} is needed", OLDEST.0, OLDEST.1)]
     Capability {
         /// The GPU.
         ordinal: usize,
@@ -488,9 +499,5 @@ pub enum Error {
         major: u32,
         /// Minor number of its capability.
         minor: u32,
-        /// Major number needed.
-        needed_major: u32,
-        /// Minor number needed.
-        needed_minor: u32,
     },
 }

@@ -258,6 +258,7 @@ impl KernelId {
                     Part::KeysAndValues => "keys_and_values",
                     Part::Keys => "keys",
                     Part::Values => "values",
+                    Part::Bias => "bias",
                 };
                 format!("attention_backward_{part}_{dtype}_{head}{}", if general { "_general" } else { "" })
             }
@@ -314,6 +315,9 @@ impl KernelId {
             Self::AttentionMerge { .. } => "attention_merge",
             Self::AttentionBackwardRows { .. } => "attention_backward_rows",
             Self::AttentionBackward { dtype, part, .. } => match (dtype, part) {
+                (DType::F16, Part::Bias) => "attention_backward_bias_f16",
+                (DType::BF16, Part::Bias) => "attention_backward_bias_bf16",
+                (_, Part::Bias) => "attention_backward_bias_f32",
                 (DType::F16, Part::Queries) => "attention_backward_queries_f16",
                 (DType::BF16, Part::Queries) => "attention_backward_queries_bf16",
                 (_, Part::Queries) => "attention_backward_queries_f32",

@@ -29,6 +29,7 @@ struct World {
     ascending: [Tensor<i32>; 2],
     mixed: [Tensor<i32>; 2],
     bias: Tensor<f32>,
+    of_pairs: Tensor<f16>,
     slopes: Tensor<f32>,
 }
 
@@ -54,6 +55,7 @@ impl World {
             ascending: [queries, keys].map(|length| ids(length, &|i| (i / 90) as i32)),
             mixed: [queries, keys].map(|length| ids(length, &|i| (i / 50 * 7 % 5) as i32)),
             bias: zeros(device, &[heads, 1, keys]),
+            of_pairs: zeros(device, &[queries, keys]),
             slopes: zeros(device, &[heads]),
         }
     }
@@ -87,6 +89,9 @@ impl World {
         let plain = Attention::default();
         masks.iter().for_each(|(name, mask)| visit(name, &Attention { mask: *mask, ..plain }));
         visit("bias", &Attention { bias: Some((&self.bias).into()), mask: CAUSAL, ..plain });
+        let with_gradient = Attention { bias_gradient: true, ..plain };
+        visit("gradient of a bias", &Attention { bias: Some((&self.bias).into()), mask: window, ..with_gradient });
+        visit("gradient of a bias of pairs", &Attention { bias: Some((&self.of_pairs).into()), ..with_gradient });
         let alibi = Some(Alibi { slopes: self.slopes.view(), align: Align::BottomRight });
         visit("slopes", &Attention { alibi, mask: lengths, ..plain });
         visit("cap", &Attention { softcap: Some(1.0), ..plain });

@@ -12,9 +12,9 @@ use crate::common::device::{assert_no_findings, devices, soft};
 use crate::largest_error;
 use sumexp::{DType, bf16, f16};
 
-/// Each gradient by its name.
-fn named<T>(gradient: &Gradient<T>) -> [(&'static str, &[T]); 3] {
-    [("dq", &gradient.dq), ("dk", &gradient.dk), ("dv", &gradient.dv)]
+/// Each gradient by its name; that of a bias is empty without one.
+fn named<T>(gradient: &Gradient<T>) -> [(&'static str, &[T]); 4] {
+    [("dq", &gradient.dq), ("dk", &gradient.dk), ("dv", &gradient.dv), ("dbias", &gradient.dbias)]
 }
 
 fn wide<T: Format>(x: &[T]) -> Vec<f64> {
@@ -31,14 +31,18 @@ struct Errors {
 }
 
 /// What the rounding of out may cost in the gradient of a score that others cancel: delta = dot(dout, out) is off by half a unit in
-/// the last place of each term, and goes into dq by k and into dk by q.
-fn rounding_of_delta<T: Format>(problem: &Problem, dout: &[f64]) -> f64 {
+/// the last place of each term, and goes into dq by k and into dk by q. Into the gradient of a bias it goes as it is, from every query that
+/// a number of it is for.
+fn rounding_of_delta<T: Format>(problem: &Problem, dout: &[f64]) -> [f64; 2] {
     let out = wide(&problem.forward::<f32>().0);
     let terms = dout.chunks(problem.value_size).zip(out.chunks(problem.value_size));
     let dots = terms.map(|(dout, out)| dout.iter().zip(out).map(|(x, y)| (x * y).abs()).sum::<f64>());
     let largest = |x: &[f64]| x.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
     let operand = largest(&problem.q).max(largest(&problem.k));
-    0.5 * T::ulp(1.0) * dots.fold(0.0, f64::max) * problem.scale * operand
+    let of_one = 0.5 * T::ulp(1.0) * dots.fold(0.0, f64::max);
+    let shape = problem.bias.as_ref().map_or([1; 4], |(_, shape)| *shape);
+    let queries = problem.batch * problem.query_heads * problem.queries / (shape[0] * shape[1] * shape[2]).max(1);
+    [of_one * problem.scale * operand, of_one * (queries as f64).sqrt()]
 }
 
 /// Against the float64 reference, which agrees with finite differences. A single case may by so much as chance makes of few numbers, and by the rounding of out, from which a fused backward
@@ -52,13 +56,14 @@ fn assert_right<T: Format>(
 ) {
     let want = problem.backward::<f32>(&upstream.0, Some(&upstream.1));
     let naive = attention::<T>(problem, Some(upstream), |b, h, i, j| sees(problem, b, h, i, j)).gradient;
-    let of_delta = rounding_of_delta::<T>(problem, &upstream.0);
+    let [of_delta, of_bias] = rounding_of_delta::<T>(problem, &upstream.0);
     for (((name, got), (_, want)), (_, naive)) in named(got).into_iter().zip(named(&want)).zip(named(&naive)) {
         let want = wide(want);
         let (ours, theirs) = (largest_error(&wide(got), &want), largest_error(&wide(naive), &want));
         let size = want.iter().fold(0.0f64, |size, x| size.max(x.abs()));
         let report = || format!("{case}, {what}: {name} {ours:.3e} of {size:.3e}, naive {theirs:.3e}");
         let of_products = if T::DTYPE == DType::F32 { 4e-6 * size } else { 0.0 };
+        let of_delta = if name == "dbias" { of_bias } else { of_delta };
         assert!(ours <= 2.0 * theirs + 0.5 * T::ulp(size) + of_delta + of_products, "{}", report());
         if size > 0.0 {
             errors.ours += ours / size;

@@ -1,5 +1,6 @@
 //! The forward kernels of attention on the software GPU, against f64 and against a computation in the element type.
 
+mod bias_gradient;
 mod bits;
 mod captured;
 #[path = "../common/mod.rs"]

@@ -110,8 +110,8 @@ fn with_options<P: Place, R>(
         let slopes = optional::<f32, P>(op, place, &slopes)?;
         let alibi = slopes.as_ref().zip(options.alibi.as_ref());
         let alibi = alibi.map(|(slopes, alibi)| sumexp::attention::Alibi { slopes: slopes.view, align: alibi.align });
-        let bare =
-            sumexp::attention::Attention { scale: options.scale, mask, bias: None, alibi, softcap: options.softcap };
+        let (scale, softcap) = (options.scale, options.softcap);
+        let bare = sumexp::attention::Attention { scale, mask, alibi, softcap, ..Default::default() };
         let Some(bias) = Side::optional("the bias", options.bias.as_ref()) else { return call(&bare) };
         with_float!(op, bias.dtype(), T => {
             let bias = bias.view::<T, P>(op, place)?;
@@ -208,6 +208,7 @@ impl Op<3> for Backward {
                     dq: dq.view_mut(place)?,
                     dk: dk.view_mut(place)?,
                     dv: dv.view_mut(place)?,
+                    dbias: None,
                 };
                 sumexp::attention::backward_into(q.view, k.view, v.view, saved, dout.view, options, gradients)
                     .map_err(Error::wrap)

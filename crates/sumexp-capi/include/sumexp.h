@@ -276,7 +276,7 @@ int32_t sumexp_attention_forward(const DLTensor *q, const DLTensor *k, const DLT
  *   dout      as out, the gradient of out
  *   dlse      as lse, any strides, or NULL: the gradient of lse, 0
  *   dq, dk, dv    as q, k, v (shape and type); the last dim contiguous, other strides any
- *   dbias     NULL; the gradient of the bias is SUMEXP_UNSUPPORTED in this version
+ *   dbias     as options->bias (shape and type), contiguous, or NULL: the gradient of the bias, along dims of length 1 a sum
  * Scores are computed again; nothing is added up by atomics, so the same call gives the same bits. Hidden pairs have no part in any
  * gradient; a query that sees nothing, and a key that nobody sees, have gradient 0. Errors: as forward. */
 int32_t sumexp_attention_backward(const DLTensor *q, const DLTensor *k, const DLTensor *v, const DLTensor *out, const DLTensor *lse,

@@ -7,8 +7,8 @@ use crate::status::{Failure, enter};
 use crate::tensor::{Operand, with_float};
 use std::ffi::c_void;
 use sumexp::attention::{
-    Alibi, Attention, AttentionInto, Bias, GradientsInto, Partial, Upstream, backward_into, backward_packed_into,
-    forward_into, forward_packed_into, weights_into,
+    Alibi, Attention, AttentionInto, Bias, BiasInto, GradientsInto, Partial, Upstream, backward_into,
+    backward_packed_into, forward_into, forward_packed_into, weights_into,
 };
 use sumexp::mask::Align;
 use sumexp::{DType, Device, Mask, keep};
@@ -145,6 +145,8 @@ impl Options {
                 scale: (!self.raw.scale.is_nan()).then_some(self.raw.scale),
                 mask: Mask::All(masks),
                 bias,
+                // A place for it says so.
+                bias_gradient: false,
                 alibi: slopes.map(|slopes| Alibi { slopes, align: self.align() }),
                 softcap: (self.raw.softcap != 0.0).then_some(self.raw.softcap),
             })
@@ -248,16 +250,17 @@ pub unsafe extern "C" fn sumexp_attention_backward(
         let [out, lse, dout] =
             [Operand::new(op, "out", out)?, Operand::new(op, "lse", lse)?, Operand::new(op, "dout", dout)?];
         let dlse = Operand::optional(op, "dlse", dlse)?;
-        if let Some(dbias) = Operand::optional(op, "dbias", dbias)? {
-            let version = env!("CARGO_PKG_VERSION");
-            let why = format_args!("is not in this version of sumexp ({version}), pass NULL");
-            return Err(dbias.refused(SUMEXP_UNSUPPORTED, why));
-        }
+        let dbias = Operand::optional(op, "dbias", dbias)?;
         let [dq, dk, dv] = [Operand::new(op, "dq", dq)?, Operand::new(op, "dk", dk)?, Operand::new(op, "dv", dv)?];
-        let rest: Vec<&Operand> =
-            [&k, &v, &out, &lse, &dout, &dq, &dk, &dv].into_iter().chain(&dlse).chain(given.operands()).collect();
+        let rest: Vec<&Operand> = [&k, &v, &out, &lse, &dout, &dq, &dk, &dv]
+            .into_iter()
+            .chain(&dlse)
+            .chain(&dbias)
+            .chain(given.operands())
+            .collect();
         let device = device::of(&q, &rest, stream)?;
-        Operand::apart(&[&dq, &dk, &dv])?;
+        let results: Vec<&Operand> = [&dq, &dk, &dv].into_iter().chain(&dbias).collect();
+        Operand::apart(&results)?;
         let masks = given.masks(&device)?;
         let options = given.on(&device, &masks)?;
         with_float!(q, T => {
@@ -265,8 +268,24 @@ pub unsafe extern "C" fn sumexp_attention_backward(
             let saved = Partial::from_values(out.view::<T>(&device)?, lse.view(&device)?);
             let dlse = dlse.map(|dlse| dlse.view(&device)).transpose()?;
             let upstream = Upstream { dout: dout.view(&device)?, dlse };
-            let gradients =
-                GradientsInto { dq: dq.view_mut(&device)?, dk: dk.view_mut(&device)?, dv: dv.view_mut(&device)? };
+            let dbias = match &dbias {
+                None => None,
+                Some(dbias) => Some(match dbias.dtype {
+                    DType::F16 => BiasInto::F16(dbias.view_mut(&device)?),
+                    DType::BF16 => BiasInto::BF16(dbias.view_mut(&device)?),
+                    DType::F32 => BiasInto::F32(dbias.view_mut(&device)?),
+                    other => {
+                        let why = format_args!("is {other}, it must be of the type of the bias");
+                        return Err(dbias.refused(SUMEXP_DTYPE, why));
+                    }
+                }),
+            };
+            let gradients = GradientsInto {
+                dq: dq.view_mut(&device)?,
+                dk: dk.view_mut(&device)?,
+                dv: dv.view_mut(&device)?,
+                dbias,
+            };
             match &given.offsets {
                 None => backward_into(q, k, v, saved, upstream, &options, gradients)?,
                 Some([of_q, of_k]) => {

@@ -48,6 +48,7 @@ fn code(error: &Error) -> sumexp_status {
         | Error::NegativeStride { .. }
         | Error::OutOfBounds { .. }
         | Error::NotContiguous { .. } => SUMEXP_STRIDES,
+        Error::Types { .. } => SUMEXP_DTYPE,
         Error::Misaligned { .. } => SUMEXP_ALIGNMENT,
         Error::Overlap { .. } | Error::Shared { .. } => SUMEXP_OVERLAP,
         Error::DifferentDevices { .. }

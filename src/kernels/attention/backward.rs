@@ -1,13 +1,14 @@
 //! The launches of the backward kernels.
 
-use super::{Forward, Launch, four, matrix};
-use crate::dtype::{DType, Float};
+use super::{Forward, Launch, NO_PAIRS, four, matrix};
+use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::Result;
-use crate::kernels::params::{AttentionBackwardParams, AttentionMatrix, AttentionRow, AttentionVector};
+use crate::kernels::params::{AttentionBackwardParams, AttentionMatrix, AttentionPairs, AttentionRow, AttentionVector};
 use crate::kernels::{KernelId, LaunchShape, launch};
 use crate::plan::attention as plan;
 use crate::shape::Shape;
 use crate::tensor::{Tensor, View, ViewMut};
+use std::ffi::c_void;
 use std::ptr;
 
 /// Results of the forward call.
@@ -29,8 +30,51 @@ pub(crate) struct OperandGradients<'a, T> {
     pub(crate) dq: ViewMut<'a, T>,
     pub(crate) dk: ViewMut<'a, T>,
     pub(crate) dv: ViewMut<'a, T>,
+    /// Contiguous, if it is wanted.
+    pub(crate) dbias: Option<BiasInto<'a>>,
     /// Which dims are those of the batch, the heads and the rows. Packed gradients have no batch.
     pub(crate) dims: [Option<usize>; 3],
+}
+
+/// Where the gradient of a bias goes: contiguous memory of the bias's own type and shape.
+#[derive(Debug)]
+pub enum BiasInto<'o> {
+    /// In f32.
+    F32(ViewMut<'o, f32>),
+    /// In f16.
+    F16(ViewMut<'o, f16>),
+    /// In bf16.
+    BF16(ViewMut<'o, bf16>),
+}
+
+impl BiasInto<'_> {
+    /// Its type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::BF16(_) => DType::BF16,
+        }
+    }
+}
+
+/// The gradient of a bias of its own shape, row-major.
+fn bias_gradient(op: &'static str, into: &mut Option<BiasInto>, shape: Option<[usize; 4]>) -> Result<AttentionPairs> {
+    let (Some(into), Some([_, heads, queries, keys])) = (into, shape) else { return Ok(NO_PAIRS) };
+    let address = match into {
+        BiasInto::F32(view) => view.address(op, "dbias"),
+        BiasInto::F16(view) => view.address(op, "dbias"),
+        BiasInto::BF16(view) => view.address(op, "dbias"),
+    }?;
+    Ok(AttentionPairs {
+        data: address as *const c_void,
+        batch: (heads * queries * keys) as u64,
+        head: (queries * keys) as u64,
+        query: keys as u64,
+        key: 1,
+        queries: queries as u32,
+        keys: keys as u32,
+    })
 }
 
 /// One number per query `[B, Hq, Sq]`.
@@ -67,7 +111,8 @@ pub(crate) fn planned_backward<T: Float>(call: &Forward<T>) -> plan::Backward {
     let [batch, heads, queries, head_size] = four(call.q.dims()).map(u64::from);
     let [_, key_heads, keys, value_size] = four(call.v.dims()).map(u64::from);
     let size = plan::Size { batch, heads, queries, head_size, value_size };
-    plan::backward(&size, keys, key_heads, call.sequences(), T::DTYPE, call.general().is_some())
+    let bias = call.bias_gradient.map(|shape| shape.map(|length| length as u64));
+    plan::backward(&size, keys, key_heads, call.sequences(), T::DTYPE, call.general().is_some(), bias)
 }
 
 /// The launches of a plan, in order, with what those that have tiles do.
@@ -99,6 +144,7 @@ pub(crate) fn backward<T: Float>(
     let mut known = Tensor::<f32>::unfilled(op, device, known)?;
     let dims = gradients.dims;
     let tiles = |queries: bool| {
+        // Those of the sweeps over keys are the same for keys and for values.
         let own = plan.sweeps.iter().find(|sweep| (sweep.part == plan::Part::Queries) == queries);
         own.map_or(0, |sweep| sweep.row_tiles as u32)
     };
@@ -113,6 +159,9 @@ pub(crate) fn backward<T: Float>(
         dq: output(op, "dq", &mut gradients.dq, dims, &call.q)?,
         dk: output(op, "dk", &mut gradients.dk, dims, &call.k)?,
         dv: output(op, "dv", &mut gradients.dv, dims, &call.v)?,
+        dbias: bias_gradient(op, &mut gradients.dbias, call.bias_gradient)?,
+        dbias_batch: call.bias_gradient.map_or(0, |[batch, ..]| batch as u32),
+        dbias_heads: call.bias_gradient.map_or(0, |[_, heads, ..]| heads as u32),
         query_tiles: tiles(true),
         key_tiles: tiles(false),
         scale: call.scale,
@@ -120,7 +169,8 @@ pub(crate) fn backward<T: Float>(
     };
     for (Launch { id, shape }, _) in backward_launches(&plan, dtype) {
         // SAFETY: `call`, `saved` and `upstream` hold borrowed views on one device, checked to have the shapes named above; the
-        // parameters repeat their strides. The gradients are borrowed for writing and have the shapes of their operands. The workspace has
+        // parameters repeat their strides. The gradients are borrowed for writing and have the shapes of their operands, that of the bias
+        // its own shape and type. The workspace has
         // an `AttentionRow` for every query; the launch that comes first fills it for the others.
         unsafe { launch(device, id, &shape, &params) }?;
     }
@@ -133,5 +183,8 @@ pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
     let of_head = move |head| plan::parts(dtype, head).iter().map(move |part| (head, *part));
     let both =
         move |(head, part)| [false, true].map(|general| KernelId::AttentionBackward { dtype, head, part, general });
-    heads.into_iter().flat_map(of_head).flat_map(both).chain([KernelId::AttentionBackwardRows { dtype }])
+    // A bias always asks for the kernels that take any.
+    let of_bias = move |head| KernelId::AttentionBackward { dtype, head, part: plan::Part::Bias, general: true };
+    let of_operands = heads.into_iter().flat_map(of_head).flat_map(both);
+    of_operands.chain(heads.map(of_bias)).chain([KernelId::AttentionBackwardRows { dtype }])
 }

@@ -6,6 +6,7 @@ mod mask;
 mod partial;
 mod weights;
 
+pub use backward::BiasInto;
 pub(crate) use backward::{OperandGradients, Saved, Upstream, backward, backward_launches, planned_backward};
 pub(crate) use forward::{Planned, Results, forward, launches, planned};
 pub(crate) use mask::Masking;
@@ -39,6 +40,8 @@ pub(crate) struct Forward<'a, T> {
     pub(crate) v: View<'a, T>,
     pub(crate) masking: Masking<'a>,
     pub(crate) bias: Option<Bias<'a>>,
+    /// The bias's own shape, 1 along the dims that it repeats along, if its gradient is wanted.
+    pub(crate) bias_gradient: Option<[usize; 4]>,
     /// `[B, Hq]`, and whether the diagonal is that of the last query and key.
     pub(crate) slopes: Option<(View<'a, f32>, bool)>,
     pub(crate) scale: f32,

@@ -1,8 +1,9 @@
 //! The backward operation on batches and on packed sequences.
 
+use super::bias::{self, BiasGradient};
 use super::host::{self, FillGradients};
 use super::packed::{self, PACKED, heads_first};
-use super::{Attention, Offsets, Partial, check};
+use super::{Attention, BiasInto, Offsets, Partial, check};
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::Result;
@@ -41,6 +42,8 @@ pub struct AttentionGradients<T: Element> {
     pub dk: Tensor<T>,
     /// Gradient of v, likewise.
     pub dv: Tensor<T>,
+    /// Gradient of the bias, if the options [ask for it](Attention::bias_gradient).
+    pub dbias: Option<BiasGradient>,
 }
 
 /// Where [`backward_into`] and [`backward_packed_into`] write: any strides that keep elements apart, as long as the last dim is
@@ -53,6 +56,8 @@ pub struct GradientsInto<'o, T: Element> {
     pub dk: ViewMut<'o, T>,
     /// See [`AttentionGradients::dv`].
     pub dv: ViewMut<'o, T>,
+    /// See [`AttentionGradients::dbias`], contiguous. It is computed if there is a place for it, whatever the options say.
+    pub dbias: Option<BiasInto<'o>>,
 }
 
 const OP: &str = "attention_backward";
@@ -64,8 +69,11 @@ const OP_PACKED: &str = "attention_packed_backward";
 ///
 /// ```text
 /// du_ij = weight_ij * (dp_ij - delta_i) * (1 - (s_ij / softcap)^2)        the last factor only with a softcap
-/// dq_i = scale * sum_j du_ij k_j        dk_j = scale * sum_i du_ij q_i        dv_j = sum_i weight_ij dout_i
+/// dq_i = scale * sum_j du_ij k_j        dk_j = scale * sum_i du_ij q_i        dv_j = sum_i weight_ij dout_i        dbias_ij = du_ij
 /// ```
+///
+/// The gradient of a bias of shape `[.., 1, ..]` is the sum over all that it is added to, in f32 and in a fixed order. It takes a kernel
+/// more, which computes the scores once more; where few numbers stand for many pairs, few blocks add them up.
 ///
 /// Scores are computed again, from the operands and lse: memory beside the results is 16 bytes per query and head. Bits depend neither on the
 /// schedule nor on the rest of the batch: nothing is added up by atomics. Hidden pairs have no part in any gradient, whatever they hold;
@@ -111,7 +119,7 @@ pub fn backward<'a, T: Float>(
 ) -> Result<AttentionGradients<T>> {
     let operands = [q.into(), k.into(), v.into()];
     let pass = Pass::of_batch(OP, operands, saved.into(), upstream.into(), options)?;
-    pass.allocate(operands)
+    pass.allocate(operands, options)
 }
 
 /// [`backward`] into memory of the caller.
@@ -130,7 +138,7 @@ pub fn backward_into<'a, T: Float>(
 ) -> Result<()> {
     let operands = [q.into(), k.into(), v.into()];
     let pass = Pass::of_batch(OP, operands, saved.into(), upstream.into(), options)?;
-    pass.write(operands, gradients)
+    pass.write(operands, gradients, options)
 }
 
 /// Gradients of [`forward_packed`](super::forward_packed), which got the same operands, offsets and options. They have the bits that each
@@ -151,7 +159,7 @@ pub fn backward_packed<'a, T: Float>(
 ) -> Result<AttentionGradients<T>> {
     let (operands, offsets) = ([q.into(), k.into(), v.into()], [q_offsets.into(), k_offsets.into()]);
     let pass = Pass::of_packed(OP_PACKED, operands, offsets, saved.into(), upstream.into(), options)?;
-    pass.allocate(operands)
+    pass.allocate(operands, options)
 }
 
 /// [`backward_packed`] into memory of the caller.
@@ -172,7 +180,7 @@ pub fn backward_packed_into<'a, T: Float>(
 ) -> Result<()> {
     let (operands, offsets) = ([q.into(), k.into(), v.into()], [q_offsets.into(), k_offsets.into()]);
     let pass = Pass::of_packed(OP_PACKED, operands, offsets, saved.into(), upstream.into(), options)?;
-    pass.write(operands, gradients)
+    pass.write(operands, gradients, options)
 }
 
 /// A checked backward call.
@@ -233,15 +241,18 @@ impl<'a, T: Float> Pass<'a, T> {
     }
 
     /// Shapes of the gradients, which are those of the operands.
-    fn allocate(self, operands: [View<T>; 3]) -> Result<AttentionGradients<T>> {
+    fn allocate(self, operands: [View<T>; 3], options: &Attention<'a>) -> Result<AttentionGradients<T>> {
+        let bias = options.bias.filter(|_| options.bias_gradient);
         let new = |like: &View<T>| Tensor::unfilled(self.op, like.device(), *like.shape());
         let [mut dq, mut dk, mut dv] = [new(&operands[0])?, new(&operands[1])?, new(&operands[2])?];
-        self.run(GradientsInto { dq: dq.view_mut(), dk: dk.view_mut(), dv: dv.view_mut() })?;
-        Ok(AttentionGradients { dq, dk, dv })
+        let mut dbias = bias.map(|bias| BiasGradient::unfilled(self.op, &bias)).transpose()?;
+        let of_bias = dbias.as_mut().map(BiasGradient::view_mut);
+        self.run(GradientsInto { dq: dq.view_mut(), dk: dk.view_mut(), dv: dv.view_mut(), dbias: of_bias })?;
+        Ok(AttentionGradients { dq, dk, dv, dbias })
     }
 
     /// Runs into memory of the caller, which is checked here.
-    fn write(self, operands: [View<T>; 3], gradients: GradientsInto<T>) -> Result<()> {
+    fn write(mut self, operands: [View<T>; 3], gradients: GradientsInto<T>, options: &Attention<'a>) -> Result<()> {
         let mut taken = check::inputs(&self.call);
         taken.push(("out", self.saved.out.addresses()));
         taken.push(("lse", self.saved.lse.addresses()));
@@ -257,15 +268,28 @@ impl<'a, T: Float> Pass<'a, T> {
             Device::same(self.op, ("q", q.device()), &[(names.0, gradient.device())])?;
             taken.push((names.0, gradient.as_view().addresses()));
         }
+        self.call.bias_gradient = match &gradients.dbias {
+            None => None,
+            Some(dbias) => {
+                let shape = bias::shape_of_gradient(self.op, options)?;
+                let bias = options.bias.expect("a shape was found");
+                bias::check(self.op, q.device(), &bias, dbias, &taken)?;
+                Some(shape)
+            }
+        };
         self.run(gradients)
     }
 
     /// Runs where the operands are.
-    fn run(self, GradientsInto { dq, dk, dv }: GradientsInto<T>) -> Result<()> {
+    fn run(self, GradientsInto { dq, dk, dv, dbias }: GradientsInto<T>) -> Result<()> {
         let Self { op, call, saved, upstream, dims } = self;
-        let gradients = OperandGradients { dq, dk, dv, dims };
+        let gradients = OperandGradients { dq, dk, dv, dbias, dims };
         match call.q.on_host() {
-            Some(_) => host::run(op, &call, FillGradients { op, packed: call.offsets.is_some(), upstream, gradients }),
+            Some(_) => host::run(
+                op,
+                &call,
+                FillGradients { op, packed: call.offsets.is_some(), bias: call.bias_gradient, upstream, gradients },
+            ),
             None => kernel::backward(op, &call, &saved, &upstream, gradients),
         }
     }

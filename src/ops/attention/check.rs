@@ -1,6 +1,6 @@
 //! From what a caller passes to a checked call. Behind these checks nobody looks at shapes again.
 
-use super::{Attention, Bias, MAX_HEAD, MAX_LENGTH};
+use super::{Attention, Bias, MAX_HEAD, MAX_LENGTH, bias};
 use crate::device::Device;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
@@ -58,12 +58,13 @@ pub(super) fn operands<'a, T: Float>(
         dims: [sequences.unwrap_or(batch), heads, queries, keys],
     };
     let masking = pairs.masking(&options.mask)?;
-    let bias = match options.bias {
+    let added = match options.bias {
         None => None,
         Some(Bias::F32(bias)) => Some(kernel::Bias::F32(pairs.broadcast("the bias", bias)?)),
         Some(Bias::F16(bias)) => Some(kernel::Bias::F16(pairs.broadcast("the bias", bias)?)),
         Some(Bias::BF16(bias)) => Some(kernel::Bias::BF16(pairs.broadcast("the bias", bias)?)),
     };
+    let bias_gradient = options.bias_gradient.then(|| bias::shape_of_gradient(op, options)).transpose()?;
     let slopes = match options.alibi {
         None => None,
         Some(alibi) => {
@@ -71,7 +72,7 @@ pub(super) fn operands<'a, T: Float>(
             Some((slopes, alibi.align == Align::BottomRight))
         }
     };
-    Ok(Forward { q, k, v, masking, bias, slopes, scale, cap: options.softcap, offsets: None })
+    Ok(Forward { q, k, v, masking, bias: added, bias_gradient, slopes, scale, cap: options.softcap, offsets: None })
 }
 
 /// What masks and biases of so many pairs are checked against.

@@ -1,11 +1,12 @@
 //! Attention on the host: the checked call as the reference takes it.
 
+use super::bias::fill_on_host;
 use crate::dtype::{Element, Float};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Bias, Forward, OperandGradients, Results, Upstream};
 use crate::mask::{Align, Bits, Entries, Offsets, Rule};
 use crate::reference::attention::{
-    Alibi, Attention, Geometry, Gradients, Sequences, backward, forward, weights_from_lse,
+    Alibi, Attention, BiasGradient, Geometry, Gradients, Sequences, backward, forward, weights_from_lse,
 };
 use crate::reference::{Operand, Output};
 use crate::tensor::{View, ViewMut};
@@ -128,14 +129,20 @@ impl<T: Float> OnHost<T> for FillWeights<'_, T> {
 pub(super) struct FillGradients<'r, T> {
     pub(super) op: &'static str,
     pub(super) packed: bool,
+    /// The bias's own shape, if its gradient is wanted.
+    pub(super) bias: Option<[usize; 4]>,
     pub(super) upstream: Upstream<'r, T>,
     pub(super) gradients: OperandGradients<'r, T>,
 }
 
 impl<T: Float> OnHost<T> for FillGradients<'_, T> {
     fn run<U: Float>(self, attention: &Attention<T, U>) -> Result<()> {
-        let Self { op, packed, upstream: Upstream { dout, dlse }, gradients } = self;
-        let OperandGradients { mut dq, mut dk, mut dv, .. } = gradients;
+        let Self { op, packed, bias, upstream: Upstream { dout, dlse }, gradients } = self;
+        let OperandGradients { mut dq, mut dk, mut dv, mut dbias, .. } = gradients;
+        let shape = bias.unwrap_or_default();
+        let mut of_bias = vec![U::default(); shape.iter().product()];
+        let bias_strides =
+            [shape[1] * shape[2] * shape[3], shape[2] * shape[3], shape[3], 1].map(|stride| stride as u64);
         let strides = [&dq, &dk, &dv].map(|view| view.layout().strides().to_vec());
         let of_dout = strides_of(packed, &dout);
         let dlse = dlse.map(|dlse| {
@@ -146,11 +153,12 @@ impl<T: Float> OnHost<T> for FillGradients<'_, T> {
             dq: Output { data: dq.on_host(op, "dq")?.expect("dq is where q is"), strides: &strides[0] },
             dk: Output { data: dk.on_host(op, "dk")?.expect("dk is where q is"), strides: &strides[1] },
             dv: Output { data: dv.on_host(op, "dv")?.expect("dv is where q is"), strides: &strides[2] },
-            dbias: None,
+            dbias: bias
+                .map(|shape| BiasGradient { output: Output { data: &mut of_bias, strides: &bias_strides }, shape }),
         };
         let dlse = dlse.as_ref().map(|(data, strides)| Operand { data, strides });
         backward(attention, Operand { data: data_of(&dout), strides: &of_dout }, dlse, results);
-        Ok(())
+        dbias.as_mut().map_or(Ok(()), |dbias| fill_on_host(op, dbias, &of_bias))
     }
 }
 

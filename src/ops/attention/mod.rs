@@ -41,6 +41,7 @@
 //! its own row, its keys and the options alone: not on the batch, other sequences, strides, or the schedule of the GPU.
 
 mod backward;
+mod bias;
 mod check;
 mod explain;
 mod forward;
@@ -53,6 +54,7 @@ mod weights;
 pub use backward::{
     AttentionGradients, GradientsInto, Upstream, backward, backward_into, backward_packed, backward_packed_into,
 };
+pub use bias::BiasGradient;
 pub use explain::{ExplainedKernel, ExplainedPass, Explanation, RejectedPlan, explain, explain_packed};
 pub use forward::{AttentionInto, AttentionOutput, forward, forward_into};
 pub use options::{Alibi, Attention, Bias};
@@ -62,6 +64,7 @@ pub use partial::{
 };
 pub use weights::{weights, weights_into};
 
+pub use crate::kernels::attention::BiasInto;
 pub use crate::plan::attention::TileCounts;
 
 /// Longest sequence.

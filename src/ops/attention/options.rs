@@ -1,6 +1,6 @@
 //! What a call of attention may ask for.
 
-use crate::dtype::{bf16, f16};
+use crate::dtype::{DType, bf16, f16};
 use crate::mask::Align;
 use crate::tensor::{Mask, Tensor, View};
 
@@ -31,6 +31,9 @@ pub struct Attention<'a> {
     pub mask: Mask<'a>,
     /// Added to the scaled products, itself not scaled. -inf hides.
     pub bias: Option<Bias<'a>>,
+    /// Whether a backward operation also gives [`AttentionGradients::dbias`](super::AttentionGradients::dbias). There must be a bias then.
+    /// Not by default.
+    pub bias_gradient: bool,
     /// A bias by distance, for models without position embeddings.
     pub alibi: Option<Alibi<'a>>,
     /// Scores are squeezed into `-softcap..softcap` before the mask. Finite and above 0.
@@ -55,6 +58,26 @@ pub enum Bias<'a> {
     F16(View<'a, f16>),
     /// In bf16.
     BF16(View<'a, bf16>),
+}
+
+impl Bias<'_> {
+    /// Its own dims.
+    pub fn dims(&self) -> &[usize] {
+        match self {
+            Self::F32(view) => view.dims(),
+            Self::F16(view) => view.dims(),
+            Self::BF16(view) => view.dims(),
+        }
+    }
+
+    /// Its type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::BF16(_) => DType::BF16,
+        }
+    }
 }
 
 macro_rules! bias_from {

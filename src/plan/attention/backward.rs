@@ -16,6 +16,8 @@ pub enum Part {
     Keys,
     /// That of v alone.
     Values,
+    /// That of the bias. Blocks own tiles of it.
+    Bias,
 }
 
 /// What a block works on: rows, of queries or of keys, that it owns, and columns, of the other ones, that it meets. Row tiles decide
@@ -66,10 +68,26 @@ impl BackwardTiles {
     }
 }
 
-/// The tables of an element type: of kernels that own queries, and of those that own keys. As in the forward kernels, what a block keeps
+/// The tables of an element type: of kernels that own queries, of those that own keys, and of those that own pairs. As in the forward kernels, what a block keeps
 /// in shared memory fits on every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
 pub const fn backward_tiles(dtype: DType, part: Part) -> [BackwardTiles; 6] {
     match (dtype.size(), part) {
+        (2, Part::Bias) => [
+            tiles(32, 4, 1, 64, 1),
+            tiles(64, 4, 1, 64, 1),
+            tiles(96, 4, 1, 64, 1),
+            tiles(128, 4, 1, 64, 1),
+            tiles(192, 4, 1, 32, 1),
+            tiles(256, 4, 1, 32, 1),
+        ],
+        (_, Part::Bias) => [
+            tiles(32, 4, 1, 32, 1),
+            tiles(64, 4, 1, 32, 1),
+            tiles(96, 4, 1, 32, 1),
+            tiles(128, 4, 1, 32, 1),
+            tiles(192, 2, 1, 32, 1),
+            tiles(256, 2, 1, 16, 1),
+        ],
         (2, Part::Queries) => [
             tiles(32, 4, 2, 64, 2),
             tiles(64, 4, 2, 32, 2),
@@ -110,7 +128,7 @@ impl Part {
         match self {
             Part::Queries | Part::Keys => 3,
             Part::KeysAndValues => 4,
-            Part::Values => 2,
+            Part::Values | Part::Bias => 2,
         }
     }
 }
@@ -122,7 +140,8 @@ pub struct Sweep {
     pub part: Part,
     /// Its tiles.
     pub tiles: BackwardTiles,
-    /// Tiles of rows of a batch entry and head, or of all packed sequences and a head at most.
+    /// Tiles of rows of a batch entry and head, or of all packed sequences and a head at most; of the gradient of a bias, tiles of its
+    /// own queries.
     pub row_tiles: u64,
     /// Blocks.
     pub blocks: u64,
@@ -152,7 +171,7 @@ impl fmt::Display for Sweep {
 }
 
 /// The plan of a backward operation. What has no blocks is not launched. The queries and keys of one batch entry may be those of so many
-/// `sequences`, each with its own tiles.
+/// `sequences`, each with its own tiles. `bias` has the lengths of its gradient by batch, head, query and key, if that is wanted.
 pub fn backward(
     size: &Size,
     keys: u64,
@@ -160,6 +179,7 @@ pub fn backward(
     sequences: Option<u64>,
     dtype: DType,
     general: bool,
+    bias: Option<[u64; 4]>,
 ) -> Backward {
     let rows_of = |length: u64, tile: u64| match sequences {
         None => length.div_ceil(tile),
@@ -178,7 +198,15 @@ pub fn backward(
         let blocks = size.batch.saturating_mul(heads).saturating_mul(row_tiles);
         Sweep { part: *part, tiles, row_tiles, blocks, shared: tiles.shared(dtype) }
     };
-    let sweeps = parts(dtype, class(Part::Queries).head).iter().map(sweep).collect();
+    // One block per tile of the gradient, whatever adds to it.
+    let of_bias = bias.map(|[batch, heads, queries, keys]| {
+        let tiles = class(Part::Bias);
+        let row_tiles = queries.div_ceil(tiles.rows().into());
+        let of_head = row_tiles.saturating_mul(keys.div_ceil(tiles.columns.into()));
+        let blocks = batch.saturating_mul(heads).saturating_mul(of_head);
+        Sweep { part: Part::Bias, tiles, row_tiles, blocks, shared: tiles.shared(dtype) }
+    });
+    let sweeps = parts(dtype, class(Part::Queries).head).iter().map(sweep).chain(of_bias).collect();
     let rows = size.batch.saturating_mul(size.heads).saturating_mul(size.queries);
     Backward { general, rows_blocks: rows.div_ceil(u64::from(ROWS_THREADS / 8)).min(MAX_BLOCKS), sweeps }
 }
@@ -187,7 +215,7 @@ pub fn backward(
 mod tests {
     use super::*;
 
-    const PARTS: [Part; 4] = [Part::Queries, Part::KeysAndValues, Part::Keys, Part::Values];
+    const PARTS: [Part; 5] = [Part::Queries, Part::KeysAndValues, Part::Keys, Part::Values, Part::Bias];
 
     #[test]
     fn every_kernel_fits_in_a_block_of_every_gpu() {
@@ -202,7 +230,7 @@ mod tests {
     #[test]
     fn every_gradient_has_one_kernel() {
         let size = Size { batch: 2, heads: 6, queries: 129, head_size: 64, value_size: 128 };
-        let of = |size: &Size, dtype| backward(size, 300, 3, None, dtype, false).sweeps;
+        let of = |size: &Size, dtype| backward(size, 300, 3, None, dtype, false, None).sweeps;
         let sweeps = of(&size, DType::F16);
         assert_eq!(sweeps.iter().map(|sweep| sweep.part).collect::<Vec<_>>(), [Part::Queries, Part::KeysAndValues]);
         assert!(sweeps.iter().all(|sweep| sweep.tiles.head == 128));
@@ -212,8 +240,12 @@ mod tests {
         let parts = of(&wide, DType::BF16).iter().map(|sweep| sweep.part).collect::<Vec<_>>();
         assert_eq!(parts, [Part::Queries, Part::Keys, Part::Values]);
         assert_eq!(of(&size, DType::F32).len(), 3);
-        let packed = backward(&Size { batch: 1, ..size }, 300, 3, Some(5), DType::F16, false);
+        let packed = backward(&Size { batch: 1, ..size }, 300, 3, Some(5), DType::F16, false, None);
         assert_eq!((packed.sweeps[0].row_tiles, packed.sweeps[1].row_tiles), (6, 7));
         assert_eq!(packed.rows_blocks, 6 * 129 / 16 + 1);
+        // 129 queries in 3 tiles of 64, 300 keys in 5 of 64; or one sum over all queries.
+        let of_bias = |bias| backward(&size, 300, 3, None, DType::F16, true, Some(bias)).sweeps.pop().unwrap();
+        assert_eq!((of_bias([1, 6, 129, 300]).part, of_bias([1, 6, 129, 300]).blocks), (Part::Bias, 6 * 3 * 5));
+        assert_eq!(of_bias([2, 1, 1, 300]).blocks, 2 * 5);
     }
 }

@@ -227,26 +227,44 @@ impl<'a> Sight<'a> {
 
     /// What a kernel does whose blocks own queries and meet the keys among `keys`, a range that starts with a tile.
     pub fn by_queries(&self, footprint: Footprint, keys: Range<u64>) -> Work {
-        let keys = keys.start as i64..keys.end.min(self.keys as u64) as i64;
         let mut work = Work::default();
         for first in (0..self.queries).step_by(footprint.rows as usize) {
-            let rows = (self.queries - first).min(footprint.rows as i64);
-            // The first query sees the first of all keys, the last one the last.
-            let (early, late) = (self.keys_of(first), self.keys_of(first + rows - 1));
-            let columns = footprint.columns as i64;
-            let columns = Columns {
-                begin: (early.start / columns * columns).max(keys.start),
-                end: late.end.min(keys.end),
-                whole: late.start..early.end,
-            };
-            let shown = |key| self.shown(first, key, [footprint.rows, footprint.columns]);
-            let mut of_block = self.of_block(footprint, rows, &columns, self.seen.1, shown);
-            of_block.tiles.skipped = tiles(&keys, footprint.columns) - of_block.tiles.computed();
-            // Queries are read where there is a key for them.
-            of_block.rows = if of_block.tiles.computed() > 0 { rows as u64 } else { 0 };
+            work += self.of_queries(footprint, first, &keys);
+        }
+        work
+    }
+
+    /// What the kernel does whose blocks own tiles of pairs, those with a query and a key in front of `ends`, `alone` or all of a dim of
+    /// keys together: alone they read their queries again.
+    pub fn by_pairs(&self, footprint: Footprint, ends: [u64; 2], alone: bool) -> Work {
+        let keys = 0..ends[1].next_multiple_of(footprint.columns);
+        let mut work = Work::default();
+        for first in (0..self.queries.min(ends[0] as i64)).step_by(footprint.rows as usize) {
+            let mut of_block = self.of_queries(footprint, first, &keys);
+            of_block.rows *= if alone { of_block.tiles.computed() } else { 1 };
             work += of_block;
         }
         work
+    }
+
+    /// What the block does that owns the queries from `first` on.
+    fn of_queries(&self, footprint: Footprint, first: i64, keys: &Range<u64>) -> Work {
+        let keys = keys.start as i64..keys.end.min(self.keys as u64) as i64;
+        let rows = (self.queries - first).min(footprint.rows as i64);
+        // The first query sees the first of all keys, the last one the last.
+        let (early, late) = (self.keys_of(first), self.keys_of(first + rows - 1));
+        let columns = footprint.columns as i64;
+        let columns = Columns {
+            begin: (early.start / columns * columns).max(keys.start),
+            end: late.end.min(keys.end),
+            whole: late.start..early.end,
+        };
+        let shown = |key| self.shown(first, key, [footprint.rows, footprint.columns]);
+        let mut of_block = self.of_block(footprint, rows, &columns, self.seen.1, shown);
+        of_block.tiles.skipped = tiles(&keys, footprint.columns) - of_block.tiles.computed();
+        // Queries are read where there is a key for them.
+        of_block.rows = if of_block.tiles.computed() > 0 { rows as u64 } else { 0 };
+        of_block
     }
 
     /// What a kernel does for one head of the queries whose blocks own keys and meet queries.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::cases::Layout;
 use super::problem::{Gradient, Problem, narrow, turned};
 use sumexp::attention::{
-    Alibi, Attention, AttentionOutput, Bias, PackedOffsets, Upstream, backward, backward_packed, forward,
+    Alibi, Attention, AttentionOutput, Bias, BiasGradient, PackedOffsets, Upstream, backward, backward_packed, forward,
     forward_packed,
 };
 use sumexp::mask::Band;
@@ -195,6 +195,7 @@ impl<T: Float> OnDevice<T> {
             scale: Some(first.scale as f32),
             mask: if masks.is_empty() { Mask::None } else { Mask::All(&masks) },
             bias: self.bias.as_ref().map(bias),
+            bias_gradient: self.bias.is_some(),
             alibi: self.slopes.as_ref().zip(align).map(|(slopes, align)| Alibi { slopes: slopes.view(), align }),
             softcap: first.softcap.map(|cap| cap as f32),
         })
@@ -209,7 +210,7 @@ impl<T: Float> OnDevice<T> {
         output.expect("a legal call")
     }
 
-    /// Gradients by problem, shaped as the operands with heads first, for these of out and lse. Without that of the bias.
+    /// Gradients by problem, shaped as the operands with heads first, for these of out and lse.
     pub fn backward(&self, upstream: &[(Vec<f64>, Vec<f64>)]) -> Vec<Gradient<T>> {
         let Problem { query_heads, key_heads, size, value_size, .. } = self.problems[0];
         let saved = self.output();
@@ -230,7 +231,9 @@ impl<T: Float> OnDevice<T> {
         let dk = by_problem(Rows::Keys, key_heads, size, &gradients.dk);
         let dv = by_problem(Rows::Keys, key_heads, value_size, &gradients.dv);
         let all = dq.into_iter().zip(dk).zip(dv);
-        all.map(|((dq, dk), dv)| Gradient { dq, dk, dv, dbias: Vec::new() }).collect()
+        // One problem alone has a bias.
+        let dbias = || gradients.dbias.as_ref().map_or_else(Vec::new, of_bias);
+        all.map(|((dq, dk), dv)| Gradient { dq, dk, dv, dbias: dbias() }).collect()
     }
 
     /// Results by problem, `[B, H, S, Dv]` and `[B, H, S]`.
@@ -292,6 +295,16 @@ impl Rows {
             Rows::Keys => problem.keys,
         }
     }
+}
+
+/// The numbers of a gradient of this type.
+fn of_bias<T: Float>(gradient: &BiasGradient) -> Vec<T> {
+    let tensor: &dyn std::any::Any = match gradient {
+        BiasGradient::F32(tensor) => tensor,
+        BiasGradient::F16(tensor) => tensor,
+        BiasGradient::BF16(tensor) => tensor,
+    };
+    tensor.downcast_ref::<Tensor<T>>().expect("a gradient of the bias's type").to_vec().expect("a download")
 }
 
 /// A bias of the type that its elements have.

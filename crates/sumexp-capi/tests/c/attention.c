@@ -31,7 +31,7 @@ static int visible(const Meaning *m, int b, int i, int j) {
 /* Results, in the order of the tensors. */
 typedef struct {
   double out[B * HQ * SQ * DV], lse[B * HQ * SQ], weights[B * HQ * SQ * SK];
-  double dq[B * HQ * SQ * D], dk[B * HK * SK * D], dv[B * HK * SK * DV];
+  double dq[B * HQ * SQ * D], dk[B * HK * SK * D], dv[B * HK * SK * DV], dbias[HQ * SK];
 } Want;
 
 static void want_of(const Meaning *m, Want *want) {
@@ -59,6 +59,7 @@ static void want_of(const Meaning *m, Want *want) {
     for (int j = 0; j < SK && sum > 0; ++j) {
       if (weight[j] == 0) continue;
       double du = (weight[j] /= sum) * (through[j] - dot + dlse[row]) * slope[j];
+      want->dbias[h * SK + j] += du;
       for (int d = 0; d < D; ++d) want->dq[row * D + d] += m->scale * du * k[(first + j) * D + d];
       for (int d = 0; d < D; ++d) want->dk[(first + j) * D + d] += m->scale * du * q[row * D + d];
       for (int d = 0; d < DV; ++d) want->dv[(first + j) * DV + d] += weight[j] * dout[row * DV + d];
@@ -75,8 +76,11 @@ static void check(int line, const Meaning *m, const sumexp_attention_options *op
   expect_f32(__FILE__, line, out, want.out, 2e-6);
   expect_f32(__FILE__, line, lse, want.lse, 2e-6);
   expect_f32(__FILE__, line, weights, want.weights, 4e-6);
+  int with_bias = options != NULL && options->bias != NULL && options->bias->dtype.bits == 32;
+  DLTensor *dbias = with_bias ? f32(NULL, 3, HQ, 1, SK) : NULL;
   expect_code(__FILE__, line, "backward", SUMEXP_OK,
-              sumexp_attention_backward(tq, tk, tv, out, lse, tdout, tdlse, options, dq, dk, dv, NULL, stream));
+              sumexp_attention_backward(tq, tk, tv, out, lse, tdout, tdlse, options, dq, dk, dv, dbias, stream));
+  if (with_bias) expect_f32(__FILE__, line, dbias, want.dbias, 8e-6);
   expect_f32(__FILE__, line, dq, want.dq, 8e-6);
   expect_f32(__FILE__, line, dk, want.dk, 8e-6);
   expect_f32(__FILE__, line, dv, want.dv, 8e-6);
@@ -362,8 +366,15 @@ static void backward_values(void) {
 #define BACKWARD(...) sumexp_attention_backward(__VA_ARGS__, NULL, stream)
 
 static void refused_gradients(void) {
-  REFUSED(SUMEXP_UNSUPPORTED, "dbias is not in this version",
-          sumexp_attention_backward(tq, tk, tv, out, lse, tdout, NULL, NULL, dq, dk, dv, f32(NULL, 2, SQ, SK), stream));
+  sumexp_attention_options options;
+  OK(sumexp_attention_options_init(&options));
+#define DBIAS(dbias) sumexp_attention_backward(tq, tk, tv, out, lse, tdout, NULL, &options, dq, dk, dv, dbias, stream)
+  REFUSED(SUMEXP_OPTION, "false without a bias", DBIAS(f32(NULL, 2, SQ, SK)));
+  options.bias = f32(NULL, 2, SQ, SK);
+  REFUSED(SUMEXP_DTYPE, "the bias is f32, dbias is bf16", DBIAS(bf16(NULL, 2, SQ, SK)));
+  REFUSED(SUMEXP_DTYPE, "dbias is i32", DBIAS(i32(NULL, 2, SQ, SK)));
+  REFUSED(SUMEXP_SHAPE, "dbias", DBIAS(f32(NULL, 2, SQ, SK + 1)));
+  REFUSED(SUMEXP_OVERLAP, "dbias", DBIAS(options.bias));
   REFUSED(SUMEXP_NULL, "attention_backward: k is NULL", BACKWARD(tq, NULL, tv, out, lse, tdout, NULL, NULL, dq, dk, dv));
   REFUSED(SUMEXP_NULL, "out is NULL", BACKWARD(tq, tk, tv, NULL, lse, tdout, NULL, NULL, dq, dk, dv));
   REFUSED(SUMEXP_NULL, "lse is NULL", BACKWARD(tq, tk, tv, out, NULL, tdout, NULL, NULL, dq, dk, dv));

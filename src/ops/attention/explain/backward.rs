@@ -7,19 +7,19 @@ use crate::dtype::Float;
 use crate::kernels::attention::{self as kernel, Forward};
 use crate::plan::attention::{self as plan, Part, Sweep, Work};
 
-/// `visible` pairs are counted already. Of the gradient of the bias nothing is said.
+/// `visible` pairs are counted already.
 pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Facts<T>, visible: u64) -> ExplainedPass {
     let plan = kernel::planned_backward(call);
     let launches = kernel::backward_launches(&plan, T::DTYPE);
     let (mut kernels, mut workspace) = (Vec::new(), 0);
     if !launches.is_empty() {
         kernels = of_masks(call);
-        workspace = call.masking.workspace() + sizes.rows() * 8;
+        workspace = call.masking.workspace() + sizes.rows() * 16;
     }
     kernels.extend(launches.iter().map(|(launch, sweep)| match sweep {
         None => ExplainedKernel::new(launch, "dot(dout, out) - dlse of every query".to_owned()),
         Some(sweep) => {
-            let (work, read) = of_sweep(sweep, sizes, facts);
+            let (work, read) = of_sweep(call, sweep, sizes, facts);
             let width = u64::from(sweep.tiles.head) * sizes.steps();
             ExplainedKernel::new(launch, sweep.to_string()).with(&work, sweep.part.products(), width, read)
         }
@@ -40,19 +40,32 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
 }
 
 /// What a kernel does, and how many bytes of operands and of what is known of queries its blocks ask for.
-fn of_sweep<T: Float>(sweep: &Sweep, sizes: &Sizes, facts: &Facts<T>) -> (Work, u64) {
+fn of_sweep<T: Float>(call: &Forward<T>, sweep: &Sweep, sizes: &Sizes, facts: &Facts<T>) -> (Work, u64) {
     let (footprint, mut work) = (sweep.tiles.footprint(), Work::default());
-    let of_queries = sweep.part == Part::Queries;
+    let of_queries = matches!(sweep.part, Part::Queries | Part::Bias);
     facts.each(&mut |sight, heads| {
-        work += if of_queries { sight.by_queries(footprint, 0..u64::MAX) } else { sight.by_keys(footprint) } * heads;
+        let of_head = match (sweep.part, call.bias_gradient) {
+            (Part::Bias, Some([.., queries, keys])) => {
+                // One number for all of a dim is a number for each of them.
+                let end = |own: usize| if own == 1 { u64::from(u32::MAX) } else { own as u64 };
+                sight.by_pairs(footprint, [end(queries), end(keys)], keys > 1)
+            }
+            (Part::Queries | Part::Bias, _) => sight.by_queries(footprint, 0..u64::MAX),
+            (Part::KeysAndValues | Part::Keys | Part::Values, _) => sight.by_keys(footprint),
+        };
+        work += of_head * heads;
     });
     let Sizes { heads, key_heads, head_size, value_size, .. } = *sizes;
     // A block that owns keys reads them once for all heads that share them.
     let rows = if of_queries { work.rows } else { work.rows * key_heads / heads.max(1) };
     // The gradient of v alone takes no v.
     let of_row = if sweep.part == Part::Values { head_size } else { head_size + value_size };
-    let known = if of_queries { sizes.rows() } else { work.columns };
-    (work, sizes.bytes * (rows * of_row + work.columns * (head_size + value_size)) + 8 * known)
+    let known = match sweep.part {
+        Part::Queries => sizes.rows(),
+        Part::Bias => work.rows,
+        _ => work.columns,
+    };
+    (work, sizes.bytes * (rows * of_row + work.columns * (head_size + value_size)) + 16 * known)
 }
 
 fn one_kernel() -> RejectedPlan {
