@@ -2,23 +2,20 @@
 CARGO = cargo
 # `make demo ARGS="--text FILE --steps 500"`
 ARGS =
-# `make gpt FEATURES=cuda`
+# `make demo FEATURES=cuda` on a GPU
 FEATURES =
 PREFIX = /usr/local
 # Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
 LIBRARY_LIMIT = 32000000
 
-.PHONY: help setup demo gpt test accuracy bench check capi candle install softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
 setup:           ## nvcc and libclang into .cuda, if the machine has none
 	@tools/setup.sh
 
-demo: setup      ## train a next-character model, draw its loss, sample from it
-	$(CARGO) run --release --example train_characters -- $(ARGS)
-
-gpt: setup       ## train a small GPT with candle and sumexp; loss curve, attention heat map, samples; can be resumed
+demo: setup      ## train a small GPT with candle and sumexp; loss curve, attention heat map, samples; can be resumed
 	$(CARGO) run --release --manifest-path crates/sumexp-candle/Cargo.toml --target-dir target --features "$(FEATURES)" --example train_gpt -- $(ARGS)
 
 test: setup      ## every test; kernels run on the software GPU (SUMEXP_TEST_DEVICE=cuda: on a real one)

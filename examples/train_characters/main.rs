@@ -1,6 +1,6 @@
 //! Trains a next-character model on a text with sumexp's cross-entropy and its gradient, and lets it write.
 //!
-//! `make demo`, or `cargo run --release --example train_characters -- --text FILE --steps 2000 --seed 1 --device cpu`.
+//! `cargo run --release --example train_characters -- --text FILE --steps 2000 --seed 1 --device cpu`.
 //! The network itself is plain Rust in `model.rs`. Everything that is a log-sum-exp runs in sumexp, on the GPU if
 //! there is one: the loss of each batch together with its gradient, and the characters that are drawn at the end.
 

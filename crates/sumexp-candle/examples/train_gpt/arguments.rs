@@ -55,7 +55,7 @@ fn gpu(ordinal: usize) -> Result<Device, String> {
 
 #[cfg(not(feature = "cuda"))]
 fn gpu(_: usize) -> Result<Device, String> {
-    Err("this program is built without candle's CUDA (make gpt FEATURES=cuda)".to_string())
+    Err("this program is built without candle's CUDA (make demo FEATURES=cuda)".to_string())
 }
 
 impl FromStr for Choice {

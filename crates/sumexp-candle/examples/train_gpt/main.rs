@@ -1,6 +1,6 @@
 //! Trains a small GPT on a text with candle and sumexp, and lets it write.
 //!
-//! `make gpt`, or `make gpt ARGS="--text FILE --steps 2000 --save run.safetensors"`. candle has the matrix products; attention with its
+//! `make demo`, or `make demo ARGS="--text FILE --steps 2000 --save run.safetensors"`. candle has the matrix products; attention with its
 //! gradient, the loss with its gradient, and the draws are sumexp's. A run that is killed goes on with `--load run.safetensors`, and ends
 //! at the same loss as one that was not.
 

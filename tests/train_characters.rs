@@ -1,5 +1,5 @@
-//! The parts of the demo, `examples/train_characters`: what it refuses to read, and that its network learns.
-#![allow(dead_code)] // The demo uses all of them.
+//! The parts of the example `train_characters`: what it refuses to read, and that its network learns.
+#![allow(dead_code)] // The example uses all of them.
 
 #[path = "../examples/train_characters/matrix.rs"]
 mod matrix;
