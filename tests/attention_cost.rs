@@ -46,15 +46,14 @@ fn with_memory<R>(work: impl FnOnce() -> R) -> (R, usize) {
 }
 
 const SIZE: usize = 64;
-const CAUSAL: Attention =
-    Attention {
-        mask: Mask::Causal(Align::TopLeft),
-        scale: None,
-        bias: None,
-        bias_gradient: false,
-        alibi: None,
-        softcap: None,
-    };
+const CAUSAL: Attention = Attention {
+    mask: Mask::Causal(Align::TopLeft),
+    scale: None,
+    bias: None,
+    bias_gradient: false,
+    alibi: None,
+    softcap: None,
+};
 
 fn operand(length: usize, seed: usize) -> Tensor<f32> {
     let values: Vec<f32> = (0..length * SIZE).map(|i| ((i * 7919 + seed) % 1000) as f32 / 500.0 - 1.0).collect();

@@ -11,7 +11,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 /// The oldest compute capability that the kernels are compiled for.
-pub(crate) const OLDEST: (u32, u32) = (8, 0);
+const OLDEST: (u32, u32) = (8, 0);
 
 /// `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`.
 const RELEASE_THRESHOLD: u32 = 4;
@@ -78,9 +78,8 @@ impl Context {
             max_shared_optin: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             l2_bytes: u64::from(attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
         };
-        let (major, minor) = caps.compute_capability;
         if caps.compute_capability < OLDEST {
-            return Err(Error::Capability { ordinal, major, minor });
+            return Err(Error::Capability { ordinal, found: caps.compute_capability, needed: OLDEST });
         }
         let has_pools = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? > 0;
         if has_pools {

@@ -11,7 +11,7 @@ mod stream;
 mod timing;
 
 pub(crate) use capture::Pass;
-pub(crate) use context::{Context, OLDEST};
+pub(crate) use context::Context;
 pub use graph::Graph;
 pub(crate) use memory::{CudaMemory, Holder};
 pub(crate) use record::{ErrorRecord, ErrorSlot};

@@ -5,8 +5,6 @@ mod device_name;
 
 pub use device_name::DeviceName;
 
-use crate::device::OLDEST;
-
 /// A [`std::result::Result`] whose error is [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -222,9 +220,7 @@ pub enum Error {
     },
 
     /// Strides that lead out of the memory they describe.
-    #[error(
-        "{op}: shape {shape:?} with strides {strides:?} reaches element {last}, but the memory holds {available} elements"
-    )]
+    #[error("{op}: shape {shape:?} with strides {strides:?} reaches element {last}, the memory holds {available}")]
     OutOfBounds {
         /// The operation that refused.
         op: &'static str,
@@ -491,13 +487,13 @@ pub enum Error {
     },
 
     /// A GPU that this build has no code for.
-    #[error("GPU {ordinal} has compute capability {major}.{minor}, at least {}.{} is needed", OLDEST.0, OLDEST.1)]
+    #[error("GPU {ordinal} has compute capability {}.{}, at least {}.{} is needed", found.0, found.1, needed.0, needed.1)]
     Capability {
         /// The GPU.
         ordinal: usize,
-        /// Major number of its capability.
-        major: u32,
-        /// Minor number of its capability.
-        minor: u32,
+        /// Its capability, major and minor number.
+        found: (u32, u32),
+        /// What is needed.
+        needed: (u32, u32),
     },
 }
