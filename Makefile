@@ -5,10 +5,13 @@ ARGS =
 # `make demo FEATURES=cuda` on a GPU
 FEATURES =
 PREFIX = /usr/local
+# `make report RESULTS=gpu-bundle/results.json`
+COMMITTED_RESULTS = $(sort $(wildcard benches/results/*.json))
+RESULTS = $(COMMITTED_RESULTS)
 # Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
 LIBRARY_LIMIT = 32000000
 
-.PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle report resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
@@ -56,6 +59,10 @@ softgpu:         ## target/softgpu/libcuda.so: any driver-API program runs on it
 
 gpu-bundle: setup ## target/gpu-bundle.tar.xz: tests and benchmarks for a GPU host without Rust
 	tools/bundle.sh
+
+report:          ## results.json of the bundle as target/report/index.html with pictures, and the table of the README
+	python3 tools/report.py --out target/report $(RESULTS)
+	python3 tools/report.py --readme README.md $(COMMITTED_RESULTS)
 
 resources: setup ## registers, shared memory, spills and occupancy of every kernel
 	$(CARGO) run --quiet --example resources

@@ -25,7 +25,7 @@ while read -r source program; do
     name=$(basename "$program" | sed 's/-[0-9a-f]*$//')
     case $source in
     # These read the sources or run the compiler, and know no GPU.
-    tests/house.rs | tests/build_script/main.rs | tests/compile_fail.rs) continue ;;
+    tests/house.rs | tests/report.rs | tests/build_script/main.rs | tests/compile_fail.rs) continue ;;
     benches/*) folder=benches ;;
     # The software GPU's programs of one instruction, which record what a real one answers.
     conformance/*) folder=conformance ;;
