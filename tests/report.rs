@@ -1,4 +1,5 @@
-//! `make report`, on made-up results; and the README's table against the results in this repository.
+//! How results come about and are shown: the bundle's `run` with programs that pretend, `make report` on made-up results, and the
+//! README's table against the results in this repository.
 
 use std::path::Path;
 use std::process::Command;
@@ -18,6 +19,11 @@ fn python(arguments: &[&str]) -> String {
 #[test]
 fn pictures_page_and_table_hold_what_was_measured() {
     assert!(python(&["tests/report/test_report.py"]).contains("\nOK"));
+}
+
+#[test]
+fn run_of_the_bundle_counts_what_failed() {
+    assert!(python(&["tests/report/test_run.py"]).contains("\nOK"));
 }
 
 #[test]
