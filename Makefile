@@ -22,7 +22,7 @@ demo: setup      ## train a small GPT with candle and sumexp; loss curve, attent
 	$(CARGO) run --release --manifest-path crates/sumexp-candle/Cargo.toml --target-dir target --features "$(FEATURES)" --example train_gpt -- $(ARGS)
 
 test: setup      ## every test; kernels run on the software GPU (SUMEXP_TEST_DEVICE=cuda: on a real one)
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --all-features
 
 accuracy: setup  ## the largest errors over a million rows of mixed magnitude per op and type
 	SUMEXP_TEST_ROWS=1000000 $(CARGO) test --release --test softmax accuracy -- --nocapture
@@ -32,9 +32,9 @@ bench: setup     ## GB/s of every op against the machine's copy bandwidth, on a 
 
 check: setup     ## format, lints, documentation, house rules
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
-	$(CARGO) test --test house
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
+	$(CARGO) test --all-features --test house
 
 capi: setup      ## target/capi: libsumexp.so, libsumexp.a and sumexp.h, for programs in C and C++
 	CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols $(CARGO) build --release -p sumexp-capi

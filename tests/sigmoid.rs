@@ -239,7 +239,7 @@ fn lazy_answers_are_rejected() {
 fn empty_tensors() {
     for device in devices() {
         let x = Tensor::<f32>::zeros(&device, &[3, 0]).unwrap();
-        assert_eq!(sigmoid(&x).unwrap().to_vec().unwrap(), []);
+        assert!(sigmoid(&x).unwrap().to_vec().unwrap().is_empty());
         assert_eq!(log_sigmoid_backward(&x, &x).unwrap().dims(), [3, 0]);
     }
 }

@@ -1,6 +1,8 @@
-//! Memory that other libraries allocated: raw pointers in, raw pointers out; and DLPack.
+//! Memory that other libraries allocated: raw pointers in, raw pointers out; DLPack; and files of tensors.
 
 pub mod dlpack;
+#[cfg(feature = "safetensors")]
+pub mod safetensors;
 
 use crate::device::Device;
 use crate::dtype::Element;
