@@ -120,6 +120,40 @@ def cross_entropy_options(
     return options
 
 
+class AttentionOptions(ctypes.Structure):
+    """`sumexp_attention_options`."""
+
+    _fields_ = [
+        ("size", ctypes.c_uint32),
+        ("scale", ctypes.c_float),
+        ("causal", ctypes.c_int32),
+        ("window_left", ctypes.c_int64),
+        ("window_right", ctypes.c_int64),
+        ("softcap", ctypes.c_float),
+    ] + [
+        (name, ctypes.POINTER(DLTensor))
+        for name in ("keep", "bias", "alibi_slopes", "key_lengths", "q_segments", "k_segments", "q_offsets", "k_offsets")
+    ] + [("max_q", ctypes.c_int32), ("max_k", ctypes.c_int32)]
+
+
+CAUSAL = {None: 0, "top_left": 1, "bottom_right": 2}
+
+
+def attention_options(scale=None, causal=None, window=(-1, -1), softcap=0.0, **tensors):
+    """Options of attention; `causal` is None, "top_left" or "bottom_right", `tensors` are keep, bias, alibi_slopes, key_lengths,
+    q_segments with k_segments, q_offsets with k_offsets."""
+    options = AttentionOptions()
+    _call("sumexp_attention_options_init", ctypes.byref(options))
+    if scale is not None:
+        options.scale = scale
+    options.causal, options.softcap = CAUSAL[causal], softcap
+    options.window_left, options.window_right = window
+    options.kept = {name: describe(x) for name, x in tensors.items() if x is not None}
+    for name, described in options.kept.items():
+        setattr(options, name, ctypes.pointer(described))
+    return options
+
+
 _library = None
 
 
@@ -192,6 +226,16 @@ def cross_entropy(logits, targets, loss, lse, options):
 def cross_entropy_backward(logits, targets, lse, dloss, dlogits, options):
     """The gradient of the logits."""
     _run("sumexp_cross_entropy_backward", logits, logits, targets, lse, dloss, _options(options), dlogits)
+
+
+def attention(q, k, v, out, lse, options, weights=None):
+    """out = softmax(q k^T) v of [B, H, S, D], and the float32 lse of every query; `options` from `attention_options`."""
+    _run("sumexp_attention_forward", q, q, k, v, _options(options), out, lse, weights)
+
+
+def attention_backward(q, k, v, out, lse, dout, dq, dk, dv, options, dlse=None, dbias=None):
+    """The gradients of q, k and v, and of the bias where there is a place for it."""
+    _run("sumexp_attention_backward", q, q, k, v, out, lse, dout, dlse, _options(options), dq, dk, dv, dbias)
 
 
 def check(x):

@@ -96,6 +96,49 @@ def cross_entropy():
     near(loss, [lses[1] - 5])
 
 
+def attention():
+    """Causal, with a bias and heads that share keys, against sums by hand; gradients against finite differences."""
+    heads, queries, keys, size = 2, 3, 4, 2
+    q = f32([0.3 * ((7 * i) % 5) - 0.5 for i in range(heads * queries * size)])
+    k = f32([0.4 * ((5 * i) % 7) - 1.0 for i in range(keys * size)])
+    v = f32([0.5 * ((3 * i) % 11) - 2.0 for i in range(keys * size)])
+    bias = f32([0.1, -0.3, 0.5, 0.2])
+    dout = f32([((11 * i) % 9) / 4 - 1.0 for i in range(heads * queries * size)])
+
+    def out_of(q, k, v, bias):
+        out = []
+        for row in range(heads * queries):
+            i = row % queries
+            # The last query sees all keys.
+            scores = [
+                sum(q[row * size + d] * k[j * size + d] for d in range(size)) * 0.75 + bias[j]
+                for j in range(keys - queries + i + 1)
+            ]
+            total = sum(math.exp(s) for s in scores)
+            out += [sum(math.exp(s) / total * v[j * size + d] for j, s in enumerate(scores)) for d in range(size)]
+        return out
+
+    options = sumexp.attention_options(scale=0.75, causal="bottom_right", bias=shaped(bias, 1, keys))
+    out, lse = f32([0] * len(q)), f32([0] * heads * queries)
+    shapes = [(1, heads, queries, size), (1, 1, keys, size), (1, 1, keys, size), (1, keys)]
+    tensors = [shaped(x, *shape) for x, shape in zip((q, k, v), shapes)]
+    of_out, of_lse = shaped(out, *shapes[0]), shaped(lse, 1, heads, queries)
+    sumexp.attention(*tensors, of_out, of_lse, options)
+    near(out, out_of(q, k, v, bias))
+    gradients = [f32([0] * len(x)) for x in (q, k, v, bias)]
+    dq, dk, dv, dbias = (shaped(x, *shape) for x, shape in zip(gradients, shapes))
+    sumexp.attention_backward(*tensors, of_out, of_lse, shaped(dout, *shapes[0]), dq, dk, dv, options, dbias=dbias)
+    for number, gradient in enumerate(gradients):
+        for index, got in enumerate(gradient):
+            losses = []
+            for step in (1e-5, -1e-5):
+                moved = [list(x) for x in (q, k, v, bias)]
+                moved[number][index] += step
+                losses.append(sum(x * y for x, y in zip(out_of(*moved), dout)))
+            near([got], [(losses[0] - losses[1]) / 2e-5], 1e-5)
+    refused(4, "differ", lambda: sumexp.attention(tensors[0], shaped(k, 1, 1, 2, 4), tensors[2], of_out, of_lse, options))
+
+
 def sumexp_scalar(buffer):
     """One number as a tensor without dims."""
     return sumexp.DLTensor(buffer, sumexp.describe(buffer).data, "float32", (), (), (sumexp.CPU, 0))
@@ -132,7 +175,7 @@ def numpy_arrays():
 
 
 if __name__ == "__main__":
-    for test in (softmax, strides, cross_entropy, refusals):
+    for test in (softmax, strides, cross_entropy, attention, refusals):
         test()
     note = numpy_arrays()
     if note:
