@@ -5,7 +5,7 @@ use crate::memory::{Operand, Output, Place, Scalar, Side, with_float};
 use crate::op::{Custom, Op};
 use crate::reduction::optional;
 use candle_core::{Error, Result, Shape, Tensor};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use sumexp::Float;
 
 /// Options of [`scaled_dot_product_attention`], as [`sumexp::attention::Attention`], which has the formula.
@@ -15,7 +15,8 @@ pub struct Attention {
     pub scale: Option<f32>,
     /// Which keys each query sees; all if not given.
     pub mask: Option<Mask>,
-    /// Added to the scaled products: f16, bf16 or f32, broadcasts to `[B, Hq, Sq, Sk]`. -inf hides. A constant: no gradient goes to it.
+    /// Added to the scaled products: f16, bf16 or f32, broadcasts to `[B, Hq, Sq, Sk]`. -inf hides. If it is part of
+    /// a graph it gets a gradient; q is copied once then.
     pub bias: Option<Tensor>,
     /// A bias by distance.
     pub alibi: Option<Alibi>,
@@ -62,8 +63,16 @@ pub struct Alibi {
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub fn scaled_dot_product_attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
-    let call = Arc::new(Call { options: detached(options), lse: OnceLock::new() });
-    with_whole_rows(q)?.apply_op3(&with_whole_rows(k)?, &with_whole_rows(v)?, Custom(Forward(call)))
+    let tracked = options.bias.as_ref().filter(|bias| bias.track_op());
+    let call =
+        Call { options: detached(options), of_bias: tracked.is_some(), lse: OnceLock::new(), dbias: Mutex::new(None) };
+    let (call, mut q) = (Arc::new(call), with_whole_rows(q)?);
+    if let Some(bias) = tracked {
+        // candle's operations have three operands. The fourth comes in by way of q, as a 0 whose gradient is taken after that of q.
+        let nothing = Tensor::zeros(1, q.dtype(), q.device())?;
+        q = q.broadcast_add(&nothing.apply_op2(bias, Custom(OfBias(call.clone())))?)?;
+    }
+    q.apply_op3(&with_whole_rows(k)?, &with_whole_rows(v)?, Custom(Forward(call)))
 }
 
 /// The weights themselves, `[B, Hq, Sq, Sk]`, for a picture of them; see [`sumexp::attention::weights`]. They are in memory whole, a
@@ -120,10 +129,40 @@ fn with_options<P: Place, R>(
     })
 }
 
-/// A call: what it takes beside q, k and v, and what it gives beside its result.
+/// A call: what it takes beside q, k and v, and what it gives beside its results.
 struct Call {
     options: Attention,
+    /// Whether the bias has a gradient.
+    of_bias: bool,
     lse: OnceLock<Tensor>,
+    /// From the gradient of the result until that of the bias is asked for.
+    dbias: Mutex<Option<Tensor>>,
+}
+
+/// From a 0 and the bias the 0, whose gradient stands for that of the bias.
+struct OfBias(Arc<Call>);
+
+impl Op<2> for OfBias {
+    const NAME: &'static str = "scaled_dot_product_attention_bias";
+
+    fn forward<P: Place>(&self, place: &P, [nothing, _]: [Operand<'_, P>; 2]) -> Result<(P::Memory, Shape)> {
+        with_float!(Self::NAME, nothing.dtype(), T => {
+            let (nothing, mut result) = (nothing.view::<T>(place)?, Output::<P, T>::new(place, &[1])?);
+            // Of a single number it is 0.
+            let options = sumexp::SoftmaxOptions::default();
+            sumexp::log_softmax_into(nothing.view, sumexp::Dim::LAST, &options, result.view_mut(place)?).map_err(Error::wrap)?;
+            Ok(result.finish(place))
+        })
+    }
+
+    fn backward(&self, _: [&Tensor; 2], _: &Tensor, _: &Tensor) -> Result<[Option<Tensor>; 2]> {
+        match self.0.dbias.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(dbias) => Ok([None, Some(dbias)]),
+            None => candle_core::bail!(
+                "scaled_dot_product_attention: candle wants the gradient of the bias before that of q"
+            ),
+        }
+    }
 }
 
 struct Forward(Arc<Call>);
@@ -195,24 +234,32 @@ impl Op<3> for Backward {
         };
         let (out, dout, lse) =
             (Side::new("the result", &self.out), Side::new("its gradient", &self.dout), Side::new("lse", lse));
+        let bias = self.call.options.bias.as_ref();
         with_float!(Self::NAME, q.dtype(), T => {
             let mut dq = Output::<P, T>::new(place, q.dims())?;
             let mut dk = Output::<P, T>::new(place, k.dims())?;
             let mut dv = Output::<P, T>::new(place, v.dims())?;
-            with_options(Self::NAME, place, &self.call.options, |options| {
-                let (q, k, v) = (q.view::<T>(place)?, k.view::<T>(place)?, v.view::<T>(place)?);
-                let (out, dout) = (out.view::<T, P>(Self::NAME, place)?, dout.view::<T, P>(Self::NAME, place)?);
-                let lse = lse.view::<f32, P>(Self::NAME, place)?;
-                let saved = sumexp::attention::Partial::from_values(out.view, lse.view);
-                let gradients = sumexp::attention::GradientsInto {
-                    dq: dq.view_mut(place)?,
-                    dk: dk.view_mut(place)?,
-                    dv: dv.view_mut(place)?,
-                    dbias: None,
-                };
-                sumexp::attention::backward_into(q.view, k.view, v.view, saved, dout.view, options, gradients)
-                    .map_err(Error::wrap)
-            })?;
+            let mut run = |dbias: Option<sumexp::attention::BiasInto>| {
+                with_options(Self::NAME, place, &self.call.options, |options| {
+                    let (q, k, v) = (q.view::<T>(place)?, k.view::<T>(place)?, v.view::<T>(place)?);
+                    let (out, dout) = (out.view::<T, P>(Self::NAME, place)?, dout.view::<T, P>(Self::NAME, place)?);
+                    let lse = lse.view::<f32, P>(Self::NAME, place)?;
+                    let saved = sumexp::attention::Partial::from_values(out.view, lse.view);
+                    let (dq, dk, dv) = (dq.view_mut(place)?, dk.view_mut(place)?, dv.view_mut(place)?);
+                    let gradients = sumexp::attention::GradientsInto { dq, dk, dv, dbias };
+                    sumexp::attention::backward_into(q.view, k.view, v.view, saved, dout.view, options, gradients)
+                        .map_err(Error::wrap)
+                })
+            };
+            match bias.filter(|_| self.call.of_bias) {
+                None => run(None)?,
+                Some(bias) => with_float!(Self::NAME, bias.dtype(), B => {
+                    let mut dbias = Output::<P, B>::new(place, bias.dims())?;
+                    run(Some(dbias.view_mut(place)?.into()))?;
+                    *self.call.dbias.lock().unwrap_or_else(PoisonError::into_inner) = Some(dbias.tensor(place));
+                    Ok(())
+                })?,
+            }
             let _ = self.beside.set([dk.tensor(place), dv.tensor(place)]);
             Ok(dq.finish(place))
         })

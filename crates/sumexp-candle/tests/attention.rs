@@ -150,13 +150,15 @@ fn case(number: u64, dtype: DType, tolerance: f64) -> Result<()> {
     // A bias that broadcasts over the batch, and one by distance.
     let full = [batch, heads, queries, keys];
     let mut added = Tensor::zeros(&full, DType::F64, &Device::Cpu)?;
-    let mut bias = None;
+    let (mut bias, mut of_bias) = (None, None);
     if random.one_in(2) {
         let values: Vec<f32> = (0..heads * queries * keys).map(|_| random.part() as f32 * 2.0 - 1.0).collect();
         let dtype = [DType::F32, DType::F16, DType::BF16][random.below(3)];
         let held = Tensor::from_vec(values, (heads, queries, keys), &Device::Cpu)?.to_dtype(dtype)?;
-        added = added.broadcast_add(&held.to_dtype(DType::F64)?)?;
-        bias = Some(held);
+        let (held, wide) = (Var::from_tensor(&held)?, Var::from_tensor(&held.to_dtype(DType::F64)?)?);
+        added = added.broadcast_add(&wide)?;
+        bias = Some(held.as_tensor().clone());
+        of_bias = Some((held, wide));
     }
     let mut alibi = None;
     if random.one_in(3) {
@@ -199,6 +201,18 @@ fn case(number: u64, dtype: DType, tolerance: f64) -> Result<()> {
         let want = numbers(want.get(wide).expect("a gradient of the composition"))?;
         close(&format!("{case}, {name}"), &numbers(&got)?, &want, tolerance);
     }
+    if let Some((held, wide)) = of_bias {
+        let of_held = got.get(&held).expect("the graph reaches the bias");
+        assert_eq!((of_held.dims(), of_held.dtype()), (held.dims(), held.dtype()), "{case}");
+        let want = numbers(want.get(&wide).expect("a gradient of the composition"))?;
+        // Rounded to its own type, and all of q, k, v and dout to theirs.
+        let own = match held.dtype() {
+            DType::F32 => 1e-5,
+            DType::F16 => 1e-3,
+            _ => 1e-2,
+        };
+        close(&format!("{case}, dbias"), &numbers(of_held)?, &want, tolerance.max(own));
+    }
     Ok(())
 }
 
@@ -237,6 +251,20 @@ fn values_and_gradients_are_those_of_candles_own_operations() -> Result<()> {
 fn sixteen_bits() -> Result<()> {
     (1000..1040).try_for_each(|number| case(number, DType::F16, 1e-2))?;
     (2000..2040).try_for_each(|number| case(number, DType::BF16, 8e-2))
+}
+
+/// A graph that is gone through twice, with other gradients from above, gives each its own.
+#[test]
+fn the_gradient_of_a_bias_twice() -> Result<()> {
+    let x = Tensor::new(&[[[[0.5f32], [1.0]]]], &Device::Cpu)?;
+    let bias = Var::new(&[[0.0f32, 0.25], [0.5, 1.0]], &Device::Cpu)?;
+    let options = Attention { bias: Some(bias.as_tensor().clone()), ..Attention::default() };
+    let y = scaled_dot_product_attention(&x, &x, &x, &options)?.sum_all()?;
+    let once = numbers(y.backward()?.get(&bias).expect("a gradient"))?;
+    let thrice = numbers(y.affine(3.0, 0.0)?.backward()?.get(&bias).expect("a gradient"))?;
+    assert!(once[0] < -0.1, "{once:?}");
+    close("thrice", &thrice, &once.iter().map(|x| 3.0 * x).collect::<Vec<f64>>(), 1e-6);
+    Ok(())
 }
 
 /// Queries, keys and values out of one tensor, heads behind positions: no copy, and one gradient that holds all three.
