@@ -48,7 +48,9 @@ DEVICE void attention_backward_rows(const AttentionBackwardParams& p) {
     const float lse = p.lse.data[at(p.lse)], dlse = p.dlse.data == nullptr ? 0.0f : p.dlse.data[at(p.dlse)];
     const bool empty = lse == -INFINITY;
     const float origin = empty ? INFINITY : __fdiv_rn(lse, p.call.scores.natural_factor);
-    p.rows[row] = {origin, empty ? 0.0f : __fsub_rn(sum, dlse), 1.0f, 0};
+    // In one piece: written field by field, a sector is written four times.
+    static_assert(sizeof(AttentionRow) == sizeof(float4));
+    reinterpret_cast<float4*>(p.rows)[row] = make_float4(origin, empty ? 0.0f : __fsub_rn(sum, dlse), 1.0f, 0.0f);
   }
 }
 
