@@ -11,7 +11,7 @@ RESULTS = $(COMMITTED_RESULTS)
 # Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
 LIBRARY_LIMIT = 32000000
 
-.PHONY: help setup demo test accuracy bench check capi candle install softgpu gpu-bundle report resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle candle-cuda install softgpu gpu-bundle report resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
@@ -48,6 +48,10 @@ candle: setup    ## lints and tests of crates/sumexp-candle, which builds candle
 	cd crates/sumexp-candle && $(CARGO) fmt --check
 	cd crates/sumexp-candle && $(CARGO) clippy --all-targets --target-dir ../../target -- -D warnings
 	cd crates/sumexp-candle && $(CARGO) test --target-dir ../../target
+
+candle-cuda: setup ## crates/sumexp-candle with candle's CUDA backend, on the software GPU: lints and tests
+	CARGO="$(CARGO)" tools/candle_cuda.sh clippy --all-targets -- -D warnings
+	CARGO="$(CARGO)" tools/candle_cuda.sh test --test cuda
 
 install: capi    ## the C library into PREFIX=/usr/local, with a file for pkg-config; DESTDIR= for packages
 	DESTDIR="$(DESTDIR)" tools/install_capi.sh target/capi "$(PREFIX)"

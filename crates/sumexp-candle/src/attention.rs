@@ -174,8 +174,8 @@ impl Op<3> for Forward {
         with_float!(Self::NAME, operands[0].dtype(), T => {
             let (out, lse) = forward::<T, P>(Self::NAME, place, operands, &self.0.options)?;
             // A call runs once.
-            let _ = self.0.lse.set(lse);
-            Ok(out)
+            let _ = self.0.lse.set(lse.tensor(place));
+            Ok(out.finish(place))
         })
     }
 
@@ -200,7 +200,7 @@ fn forward<T: Scalar + Float, P: Place>(
     place: &P,
     [q, k, v]: [Operand<'_, P>; 3],
     options: &Attention,
-) -> Result<((P::Memory, Shape), Tensor)> {
+) -> Result<(Output<P, T>, Output<P, f32>)> {
     // Operands of other ranks are refused by sumexp, whatever memory there is for results.
     let mut dims = q.dims().to_vec();
     let mut lse = Output::<P, f32>::new(place, &dims[..dims.len().saturating_sub(1)])?;
@@ -213,7 +213,7 @@ fn forward<T: Scalar + Float, P: Place>(
         let into = sumexp::attention::AttentionInto { out: out.view_mut(place)?, lse: Some(lse.view_mut(place)?) };
         sumexp::attention::forward_into(q.view, k.view, v.view, options, into).map_err(Error::wrap)
     })?;
-    Ok((out.finish(place), lse.tensor(place)))
+    Ok((out, lse))
 }
 
 /// From q, k, v and what forward left. The result is dq.
@@ -277,12 +277,12 @@ impl Op<2> for Weights {
         };
         with_float!(Self::NAME, q.dtype(), T => {
             // Any values will do for the sums: the keys are at hand.
-            let (_, lse) = forward::<T, P>(Self::NAME, place, [q, k, k], &self.0)?;
-            let lse = Side::new("lse", &lse);
+            let (_, mut lse) = forward::<T, P>(Self::NAME, place, [q, k, k], &self.0)?;
+            let lse = lse.view_mut(place)?;
             let mut weights = Output::<P, T>::new(place, &[*batch, *heads, *queries, *keys])?;
             with_options(Self::NAME, place, &self.0, |options| {
-                let (q, k, lse) = (q.view::<T>(place)?, k.view::<T>(place)?, lse.view::<f32, P>(Self::NAME, place)?);
-                sumexp::attention::weights_into(q.view, k.view, lse.view, 0..*queries, options, weights.view_mut(place)?)
+                let (q, k, weights) = (q.view::<T>(place)?, k.view::<T>(place)?, weights.view_mut(place)?);
+                sumexp::attention::weights_into(q.view, k.view, lse.as_view(), 0..*queries, options, weights)
                     .map_err(Error::wrap)
             })?;
             Ok(weights.finish(place))

@@ -38,21 +38,26 @@ thread_local! {
 /// One call on a GPU.
 pub(crate) struct Gpu {
     candle: CudaDevice,
-    /// What the work is enqueued on: candle's own stream, or a lane.
+    /// candle's stream: its operands were enqueued there, and its results are used and freed there.
+    stream: Arc<CudaStream>,
+    /// What the work is enqueued on: the same, or a lane.
     on: Stream,
-    /// Whether it is a lane that candle's stream does not yet wait for.
-    open: bool,
+    /// From the lane back to candle's stream. A call that failed on the way may have enqueued work too.
+    back: Bridge,
 }
 
 impl Gpu {
     pub(crate) fn new(candle: &CudaDevice) -> Result<Self> {
         let stream = candle.cuda_stream();
-        if stream.cu_stream().addr() != PER_THREAD {
-            return Ok(Self { candle: candle.clone(), on: own(stream)?, open: false });
-        }
-        let on = lane(&stream)?;
-        on.stream.join(&stream).map_err(driver)?;
-        Ok(Self { candle: candle.clone(), on, open: true })
+        let (on, back) = if stream.cu_stream().addr() == PER_THREAD {
+            let lane = lane(&stream)?;
+            lane.stream.join(&stream).map_err(driver)?;
+            let back = Bridge::new(&lane.stream, &stream);
+            (lane, back)
+        } else {
+            (own(stream.clone())?, Bridge(None))
+        };
+        Ok(Self { candle: candle.clone(), stream, on, back })
     }
 
     /// An error if a kernel met bad data since the last look.
@@ -60,22 +65,49 @@ impl Gpu {
         self.on.device.check().map_err(Error::wrap)
     }
 
-    fn close(&mut self) -> Result<()> {
-        match std::mem::take(&mut self.open) {
-            true => self.candle.cuda_stream().join(&self.on.stream).map_err(driver),
-            false => Ok(()),
-        }
+    /// An error that candle's bindings met where they could not return it, such as a wait that was not enqueued.
+    fn heed(&self) -> Result<()> {
+        self.on.stream.context().check_err().map_err(driver)
     }
 }
 
-/// A call that failed on the way may have enqueued work: candle's stream waits for that too.
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        if self.close().is_err() {
-            // Waiting here has the same effect. Where that fails the context is lost, and nothing runs any more.
-            let _ = self.on.device.synchronize();
-        }
+/// What the first stream is asked to do while this exists comes before what the second is asked afterwards. Between no streams,
+/// there is nothing to do.
+pub(crate) struct Bridge(Option<[Arc<CudaStream>; 2]>);
+
+impl Bridge {
+    fn new(from: &Arc<CudaStream>, to: &Arc<CudaStream>) -> Self {
+        Self(Some([from.clone(), to.clone()]))
     }
+
+    /// Ends it here.
+    fn close(&mut self) -> Result<()> {
+        let Some([from, to]) = self.0.take() else { return Ok(()) };
+        // Where no event can be had, waiting has the same effect.
+        to.join(&from).or_else(|_| from.synchronize()).map_err(driver)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // If this fails the context is lost, and nothing runs any more.
+        let _ = self.close();
+    }
+}
+
+/// Memory for a result.
+pub(crate) struct Fresh<T> {
+    /// Closed first: memory that is dropped here is freed behind the work that uses it. candle's memory does so by itself if the
+    /// work is on its own stream.
+    back: Bridge,
+    slice: CudaSlice<T>,
+}
+
+/// Held while work that reads memory is enqueued.
+pub(crate) struct Reading<'a> {
+    _marked: SyncOnDrop<'a>,
+    /// Back to the stream that the memory belongs to, if it is not candle's of this call.
+    _back: Bridge,
 }
 
 fn driver(error: DriverError) -> Error {
@@ -119,8 +151,8 @@ fn lane(default: &CudaStream) -> Result<Stream> {
 
 impl Place for Gpu {
     type Memory = CudaStorage;
-    type Fresh<T: Scalar> = CudaSlice<T>;
-    type Guard<'a> = SyncOnDrop<'a>;
+    type Fresh<T: Scalar> = Fresh<T>;
+    type Guard<'a> = Reading<'a>;
 
     fn of(memory: &CudaStorage) -> Result<Self> {
         Self::new(memory.device())
@@ -131,47 +163,59 @@ impl Place for Gpu {
     }
 
     fn here<'a>(&self, storage: &'a Storage) -> Option<&'a CudaStorage> {
-        // Devices with streams of their own on one GPU may mix, as in candle: the guards order them.
+        // Devices of one GPU may mix, as in candle: `address` puts their streams in order.
         let of = |memory: &CudaStorage| memory.device().cuda_stream().context().ordinal();
         match storage {
-            Storage::Cuda(memory) if of(memory) == self.candle.cuda_stream().context().ordinal() => Some(memory),
+            Storage::Cuda(memory) if of(memory) == self.stream.context().ordinal() => Some(memory),
             _ => None,
         }
     }
 
     fn location(&self) -> DeviceLocation {
-        DeviceLocation::Cuda { gpu_id: self.candle.cuda_stream().context().ordinal() }
+        DeviceLocation::Cuda { gpu_id: self.stream.context().ordinal() }
     }
 
     fn dtype(memory: &CudaStorage) -> DType {
         memory.dtype()
     }
 
-    fn address<'a, T: Scalar>(&'a self, memory: &'a CudaStorage) -> Result<(u64, usize, SyncOnDrop<'a>)> {
+    fn address<'a, T: Scalar>(&'a self, memory: &'a CudaStorage) -> Result<(u64, usize, Reading<'a>)> {
         let slice = memory.as_cuda_slice::<T>()?;
-        let (address, guard) = slice.device_ptr(&self.on.stream);
-        Ok((address, slice.len(), guard))
+        let (address, marked) = slice.device_ptr(&self.on.stream);
+        let mut back = Bridge(None);
+        if *slice.stream() != self.stream {
+            // candle marks its own writes as reads, and of several reads the last: its marks are not enough between streams.
+            self.on.stream.join(slice.stream()).map_err(driver)?;
+            back = Bridge::new(&self.on.stream, slice.stream());
+        }
+        self.heed()?;
+        Ok((address, slice.len(), Reading { _marked: marked, _back: back }))
     }
 
-    fn alloc<T: Scalar>(&self, elements: usize) -> Result<CudaSlice<T>> {
+    fn alloc<T: Scalar>(&self, elements: usize) -> Result<Fresh<T>> {
         // SAFETY: an operation of sumexp writes every element before anything reads one, or returns an error, upon which the
         // memory is dropped unread. No allocation is empty.
-        let fresh = unsafe { self.candle.alloc::<T>(elements.max(1)) }?;
-        if self.open {
+        let slice = unsafe { self.candle.alloc::<T>(elements.max(1)) }?;
+        let mut back = Bridge(None);
+        if self.back.0.is_some() {
             // It is candle's stream that the memory is allocated on.
-            self.on.stream.join(&self.candle.cuda_stream()).map_err(driver)?;
+            self.on.stream.join(&self.stream).map_err(driver)?;
+            back = Bridge::new(&self.on.stream, &self.stream);
         }
-        Ok(fresh)
+        Ok(Fresh { back, slice })
     }
 
-    fn address_mut<T: Scalar>(&self, fresh: &mut CudaSlice<T>) -> u64 {
-        fresh.device_ptr_mut(&self.on.stream).0
+    fn address_mut<T: Scalar>(&self, fresh: &mut Fresh<T>) -> u64 {
+        fresh.slice.device_ptr_mut(&self.on.stream).0
     }
 
-    fn memory<T: Scalar>(&self, mut fresh: CudaSlice<T>) -> CudaStorage {
+    fn memory<T: Scalar>(&self, fresh: Fresh<T>) -> CudaStorage {
+        let Fresh { mut back, mut slice } = fresh;
+        // The call's own does it for all results.
+        back.0 = None;
         // Marks this point, behind the work that writes it, for other streams that use the memory.
-        let _ = fresh.device_ptr_mut(&self.on.stream);
-        CudaStorage::wrap_cuda_slice(fresh, self.candle.clone())
+        let _ = slice.device_ptr_mut(&self.on.stream);
+        CudaStorage::wrap_cuda_slice(slice, self.candle.clone())
     }
 
     fn storage(memory: CudaStorage) -> Storage {
@@ -179,6 +223,7 @@ impl Place for Gpu {
     }
 
     fn finish(mut self) -> Result<()> {
-        self.close()
+        self.back.close()?;
+        self.heed()
     }
 }

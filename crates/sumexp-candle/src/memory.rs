@@ -33,7 +33,7 @@ impl<T> Anywhere for T where
 pub(crate) trait Place: Sized {
     /// What candle's tensors hold there.
     type Memory: Send + Sync + 'static;
-    /// Memory for a result.
+    /// Memory for a result. It may be dropped at any time.
     type Fresh<T: Scalar>;
     /// Held while work that reads memory is enqueued.
     type Guard<'a>
@@ -64,7 +64,7 @@ pub(crate) trait Place: Sized {
     /// The address of such memory, which is written next.
     fn address_mut<T: Scalar>(&self, fresh: &mut Self::Fresh<T>) -> u64;
 
-    /// The memory as candle keeps it, after the work that fills it was enqueued.
+    /// The memory as candle keeps it, after the work that fills it was enqueued. It must not be dropped before the call is finished.
     fn memory<T: Scalar>(&self, fresh: Self::Fresh<T>) -> Self::Memory;
 
     /// As a tensor's.
@@ -158,7 +158,8 @@ impl<P: Place, T: Scalar> Output<P, T> {
         (place.memory(self.fresh), Shape::from(self.dims))
     }
 
-    /// A tensor that no gradient goes through.
+    /// A tensor that no gradient goes through. It must not be dropped before the call is finished: what the call alone needs stays
+    /// an `Output`.
     pub(crate) fn tensor(self, place: &P) -> Tensor {
         let (memory, shape) = self.finish(place);
         Tensor::from_storage(P::storage(memory), shape, candle_core::op::BackpropOp::none(), false)
