@@ -222,15 +222,18 @@ class Backward {
   };
 
   DEVICE Seen columns_seen() const {
+    // The first row sees the first of all columns, the last one the last. Where none is seen, none is left behind `begin`.
+    const auto from = [](const Interval& early, const Interval& late) {
+      return early.first < late.end ? early.first / S::kColumns * S::kColumns : late.end;
+    };
     if (kOfQueries) {
-      // The first query sees the first of all keys, the last one the last.
       const Interval early = bands.of(first_row), late = bands.of(min(first_row + S::kRows, sequence.queries) - 1);
-      return {early.first / S::kColumns * S::kColumns, late.end, late.first, early.end};
+      return {from(early, late), late.end, late.first, early.end};
     }
     const Interval early = queries_of(first_row), late = queries_of(min(first_row + S::kRows, bands.key_end) - 1);
     const bool none = first_row >= bands.key_end || first_row + S::kRows <= bands.key_first;
     const bool whole = first_row >= bands.key_first && first_row + S::kRows <= bands.key_end;
-    return {early.first / S::kColumns * S::kColumns, none ? 0 : late.end, late.first, whole ? early.end : 0};
+    return {from(early, late), none ? 0 : late.end, late.first, whole ? early.end : 0};
   }
 
   /// What bytes and segments show of the tile at `column` to the head of `sequence`, or of one that it is a part of.

@@ -77,7 +77,8 @@ class Forward {
     // The first query sees the first of all keys, the last one the last.
     const int32_t last_query = min(first_query + S::kQueries, sequence.queries) - 1;
     const Interval early = bands.of(first_query), late = bands.of(last_query);
-    const int32_t begin = max(early.first / S::kKeys * S::kKeys, work.keys.first), end = min(late.end, work.keys.end);
+    const int32_t begin = max(early.first / S::kKeys * S::kKeys, work.keys.first);
+    const int32_t end = early.first < late.end ? min(late.end, work.keys.end) : 0;
     // Warps without queries only help to load.
     const bool idle = first_query + tile_row(0) - static_cast<int32_t>(threadIdx.x % 32 / 4) >= sequence.queries;
 

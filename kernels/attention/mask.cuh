@@ -20,6 +20,8 @@ struct Bands {
     const int64_t last = min(mask.top_left.last, mask.bottom_right.last + lower);
     this->first = clamped(first, -(1 << 30), 1 << 30);
     this->last = clamped(last, -(1 << 30) - 1, (1 << 30) - 1);
+    // Bands may leave nothing between them.
+    if (this->first > this->last) key_end = key_first;
   }
 
   DEVICE Interval of(int32_t query) const { return {max(query + first, key_first), min(query + last + 1, key_end)}; }
