@@ -2,7 +2,9 @@
 
 use crate::driver;
 use crate::world::{devices, on_thread, world};
-use candle_core::{D, DType, Device, Result, Tensor, Var};
+use candle_core::cuda_backend::cudarc::driver::CudaStream;
+use candle_core::{CpuStorage, CudaStorage, D, DType, Device, Error, InplaceOp1, Layout, Result, Storage, Tensor, Var};
+use std::sync::Arc;
 use std::thread;
 use sumexp_candle::*;
 
@@ -118,6 +120,71 @@ fn operands_of_several_streams() {
                 close(&y, &want)?;
                 drop(again);
             }
+        }
+        Ok(())
+    });
+}
+
+/// Streams that a program made by candle's bindings: they wait for the marks that a call leaves, and a call waits for theirs.
+#[test]
+fn streams_of_the_program() {
+    world(|| {
+        let want = plain(&rows(&Device::Cpu)?)?;
+        let zeros = plain(&Tensor::zeros((3, 4), DType::F32, &Device::Cpu)?)?;
+        for device in devices()? {
+            let context = device.as_cuda_device()?.cuda_stream().context().clone();
+            let beside = context.new_stream().map_err(Error::wrap)?;
+            let x = rows(&device)?;
+            let y = plain(&x)?;
+            // Read beside, behind the work that writes it.
+            let copy = {
+                let (storage, _) = y.storage_and_layout();
+                let Storage::Cuda(memory) = &*storage else { unreachable!("it is on the GPU") };
+                beside.clone_dtoh(memory.as_cuda_slice::<f32>()?).map_err(Error::wrap)?
+            };
+            close(&Tensor::new(copy, &Device::Cpu)?, &want.flatten_all()?)?;
+            // Written beside, behind the work that reads it, which is queued, and before that which reads it next.
+            let again = plain(&x)?;
+            x.inplace_op1(&Clear(beside.clone()))?;
+            let of_zeros = plain(&x)?;
+            close(&again, &want)?;
+            close(&of_zeros, &zeros)?;
+        }
+        Ok(())
+    });
+}
+
+/// Fills a tensor of f32 with zeros, on this stream.
+struct Clear(Arc<CudaStream>);
+
+impl InplaceOp1 for Clear {
+    fn name(&self) -> &'static str {
+        "clear"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        candle_core::bail!("not on the host")
+    }
+
+    fn cuda_fwd(&self, memory: &mut CudaStorage, _: &Layout) -> Result<()> {
+        self.0.memset_zeros(memory.as_cuda_slice_mut::<f32>()?).map_err(Error::wrap)
+    }
+}
+
+/// candle makes no empty tensor on a GPU, but parts of others may be.
+#[test]
+fn empty_tensors() {
+    world(|| {
+        for device in devices()? {
+            let x = Var::from_tensor(&rows(&device)?)?;
+            for dim in 0..2 {
+                let none = x.narrow(dim, 0, 0)?;
+                assert_eq!(plain(&none)?.dims(), none.dims());
+            }
+            let targets = Tensor::zeros(3, DType::U32, &device)?.narrow(0, 0, 0)?;
+            let output = cross_entropy(&x.narrow(0, 0, 0)?, 1, &targets, &CrossEntropy::default())?;
+            assert_eq!((output.loss.to_scalar::<f32>()?, output.count.to_scalar::<i64>()?), (0.0, 0));
+            assert_eq!(output.lse.dims(), [0]);
         }
         Ok(())
     });
