@@ -3,7 +3,7 @@
 //! A device that candle makes with a stream of its own (`Device::new_cuda_with_stream`) gets its work enqueued on that stream.
 //! `Device::new_cuda` uses the default stream of the calling thread, whose handle means another stream on every thread, so that
 //! sumexp, whose devices may be sent to threads, does not take it. Work for it goes to a lane: a stream beside the thread's own,
-//! which waits for what candle enqueued before, and for which candle's waits afterwards. That is two events per call and one per
+//! which waits for what candle enqueued before, and for which candle's waits afterwards. That is one event per call and one per
 //! result.
 
 use crate::memory::{Place, Scalar};
@@ -51,7 +51,6 @@ impl Gpu {
         let stream = candle.cuda_stream();
         let (on, back) = if stream.cu_stream().addr() == PER_THREAD {
             let lane = lane(&stream)?;
-            lane.stream.join(&stream).map_err(driver)?;
             let back = Bridge::new(&lane.stream, &stream);
             (lane, back)
         } else {
@@ -198,7 +197,8 @@ impl Place for Gpu {
         let slice = unsafe { self.candle.alloc::<T>(elements.max(1)) }?;
         let mut back = Bridge(None);
         if self.back.0.is_some() {
-            // It is candle's stream that the memory is allocated on.
+            // It is candle's stream that the memory is allocated on, and that the operands were made on. Every call has a result
+            // before it enqueues anything.
             self.on.stream.join(&self.stream).map_err(driver)?;
             back = Bridge::new(&self.on.stream, &self.stream);
         }

@@ -146,9 +146,32 @@ fn streams_of_the_program() {
             // Written beside, behind the work that reads it, which is queued, and before that which reads it next.
             let again = plain(&x)?;
             x.inplace_op1(&Clear(beside.clone()))?;
+            beside.synchronize().map_err(Error::wrap)?;
             let of_zeros = plain(&x)?;
             close(&again, &want)?;
             close(&of_zeros, &zeros)?;
+        }
+        Ok(())
+    });
+}
+
+/// A wait or a mark that could not be had is an error of the call that needs it, not of the next one.
+#[test]
+fn what_fails_behind_the_back_is_an_error() {
+    world(|| {
+        let device = Device::new_cuda_with_stream(0)?;
+        let x = rows(&device)?;
+        for function in ["cuStreamWaitEvent", "cuEventRecord"] {
+            for nth in 1.. {
+                driver::fail(function, nth);
+                let result = plain(&x);
+                if !driver::has_failed() {
+                    assert!(nth > 3, "{function}");
+                    break;
+                }
+                assert!(result.is_err(), "{function} {nth}");
+                close(&plain(&x)?, &plain(&rows(&Device::Cpu)?)?)?;
+            }
         }
         Ok(())
     });
