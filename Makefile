@@ -11,7 +11,7 @@ RESULTS = $(COMMITTED_RESULTS)
 # Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
 LIBRARY_LIMIT = 32000000
 
-.PHONY: help setup demo test accuracy bench check capi candle candle-cuda install softgpu gpu-bundle report resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle candle-cuda install softgpu gpu-bundle peers report resources mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
@@ -29,6 +29,10 @@ accuracy: setup  ## the largest errors over a million rows of mixed magnitude pe
 
 bench: setup     ## GB/s of every op against the machine's copy bandwidth, on a GPU or on the CPU
 	$(CARGO) bench --benches -- $(ARGS)
+
+peers:           ## sumexp beside PyTorch, Triton and others, for a GPU host with PyTorch; ARGS="--device cpu --quick" without one
+	[ -e target/capi/libsumexp.so ] || $(MAKE) capi
+	PYTHONPATH=benches PYTHONDONTWRITEBYTECODE=1 python3 -m peers --json target/peers.json $(ARGS)
 
 check: setup     ## format, lints, documentation, house rules
 	$(CARGO) fmt --all --check

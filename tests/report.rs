@@ -22,6 +22,11 @@ fn pictures_page_and_table_hold_what_was_measured() {
 }
 
 #[test]
+fn peers_count_judge_and_compare() {
+    assert!(python(&["tests/peers/test_peers.py"]).contains("\nOK"));
+}
+
+#[test]
 fn run_of_the_bundle_counts_what_failed() {
     assert!(python(&["tests/report/test_run.py"]).contains("\nOK"));
 }
