@@ -75,6 +75,9 @@ report:          ## results.json of the bundle as target/report/index.html with 
 resources: setup ## registers, shared memory, spills and occupancy of every kernel
 	$(CARGO) run --quiet --example resources
 
+counters: setup  ## what every kernel asks of a GPU beside the least, as the software GPU counts it; ACCEPT=1 writes benches/counters.md
+	SUMEXP_COUNTERS_ACCEPT=$(ACCEPT) $(CARGO) test --test counters -- --nocapture
+
 mutants: setup   ## break the kernels in one place at a time; shows which test notices (16 minutes on 2 cores)
 	$(CARGO) run --quiet --example mutants -- $(ARGS)
 
