@@ -165,7 +165,7 @@ fn what_fails_behind_the_back_is_an_error() {
         let want = plain(&x.zeros_like()?.to_device(&Device::Cpu)?)?;
         for function in ["cuStreamWaitEvent", "cuEventRecord"] {
             for nth in 1.. {
-                // Not done yet, so that a kernel that does not wait for it is found.
+                // Not done yet: the call has something to wait for.
                 x.inplace_op1(&Clear(beside.clone()))?;
                 driver::fail(function, nth);
                 let result = plain(&x);
