@@ -1,5 +1,5 @@
 #!/bin/sh
-# Packs the tests and benchmarks for a machine with a GPU and without Rust: target/gpu-bundle.tar.xz.
+# Packs tests, benchmarks, the C library and the comparison with peers for a machine with a GPU and without Rust: target/gpu-bundle.tar.xz.
 # There: tar xf gpu-bundle.tar.xz && gpu-bundle/run, which writes gpu-bundle/results.json.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,8 +9,9 @@ command -v xz >/dev/null || { echo "tools/bundle.sh: xz is missing (Debian: apt 
 rm -rf "$bundle" "$bundle.tar.xz"
 mkdir -p "$bundle/tests" "$bundle/benches" "$bundle/conformance"
 
-# Without line information the images, which every program carries, are half as large.
-export CARGO_PROFILE_RELEASE_DEBUG=0
+# Without line information the images, which every program carries, are half as large. As `make capi` builds, so that both share
+# what they build.
+export CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_PROFILE_RELEASE_STRIP=symbols
 for what in "-p sumexp --lib --tests --benches" "-p softgpu --test conformance"; do
     # The words of $what are arguments. shellcheck disable=SC2086
     ${CARGO:-cargo} test --release --no-run $what 2>>"$bundle/build.log" || {
@@ -35,6 +36,12 @@ while read -r source program; do
 done <"$bundle/executables.txt"
 rm "$bundle/executables.txt" "$bundle/build.log"
 [ -e "$bundle/tests/softmax" ] && [ -e "$bundle/conformance/conformance" ] || { echo "tools/bundle.sh: no test was built" >&2; exit 1; }
+
+# The C library, its Python module and the comparison with peers.
+${MAKE:-make} capi
+install -D target/capi/libsumexp.so target/capi/sumexp.h -t "$bundle/capi"
+install -D -m 644 benches/peers/*.py -t "$bundle/peers"
+install -m 644 examples/pytorch/sumexp.py "$bundle"
 
 cp tools/bundle_run.sh "$bundle/run"
 git describe --always --dirty >"$bundle/revision.txt" 2>/dev/null || echo unknown >"$bundle/revision.txt"

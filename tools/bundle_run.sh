@@ -1,9 +1,9 @@
 #!/bin/sh
 # Runs the tests and benchmarks of this bundle on this machine's GPU and writes results.json beside itself.
-# run [SECTION...] [-- WORDS]: the sections are tests, sanitizer, conformance and bench, all of them if none is named; the
-# words filter the benchmarks. Each section stops after SUMEXP_SECTION_SECONDS, 600 if not set;
+# run [SECTION...] [-- WORDS]: the sections are tests, sanitizer, conformance, bench and peers, all of them if none is named; the
+# words filter the benchmarks and peers. Each section stops after SUMEXP_SECTION_SECONDS, 600 if not set;
 # what it had no time for counts as failed.
-# `sanitizer` runs the tests under NVIDIA's compute-sanitizer. `conformance` writes what this GPU answers into goldens/.
+# `peers` needs a python3 with PyTorch (SUMEXP_PYTHON names another one). `sanitizer` runs the tests under NVIDIA's compute-sanitizer. `conformance` writes what this GPU answers into goldens/.
 set -u
 cd "$(dirname "$0")" || exit 1
 sections=
@@ -11,20 +11,20 @@ while [ $# -gt 0 ]; do
     word=$1
     shift
     case $word in
-    tests | sanitizer | conformance | bench) sections="$sections $word" ;;
+    tests | sanitizer | conformance | bench | peers) sections="$sections $word" ;;
     --) break ;;
     *)
-        echo "run: \"$word\" is not one of tests, sanitizer, conformance, bench" >&2
+        echo "run: \"$word\" is not one of tests, sanitizer, conformance, bench, peers" >&2
         exit 2
         ;;
     esac
 done
-[ -n "$sections" ] || sections=" tests sanitizer conformance bench"
+[ -n "$sections" ] || sections=" tests sanitizer conformance bench peers"
 # A test runs on the GPU and never on the software GPU of its own; nothing is left of a build's environment.
 export SUMEXP_TEST_DEVICE=cuda SUMEXP_BENCH_JSON="$PWD/bench.jsonl" CRITERION_HOME="$PWD/criterion"
 export SOFTGPU_CONFORMANCE_DEVICE=cuda SOFTGPU_CONFORMANCE_WRITE="$PWD/goldens"
 unset SUMEXP_BENCH_DEVICE
-rm -f ./*.jsonl
+rm -f ./*.jsonl peers.json
 failed=0
 limit=${SUMEXP_SECTION_SECONDS:-600}
 
@@ -73,6 +73,13 @@ run_bench() {
     done
 }
 
+run_peers() {
+    echo "== peers"
+    # It begins no case in the last tenth, and the rest is for the one that runs.
+    SUMEXP_LIBRARY="$PWD/capi/libsumexp.so" PYTHONDONTWRITEBYTECODE=1 timeout "$(left)" \
+        "${SUMEXP_PYTHON:-python3}" -m peers --seconds $((limit * 9 / 10)) --json peers.json "$@" || failed=1
+}
+
 table() { # of a section, from what it wrote
     echo "-- $1"
     case $1 in
@@ -87,6 +94,11 @@ for section in $sections; do
     tests | conformance) run_tests "$section" "$section" ;;
     sanitizer) run_sanitizer ;;
     bench) run_bench "$@" ;;
+    peers)
+        # Prints its table itself.
+        run_peers "$@"
+        continue
+        ;;
     esac
     touch "$section.jsonl"
     table "$section"
@@ -102,6 +114,8 @@ gpu=$(nvidia-smi --query-gpu=name,driver_version,clocks.max.sm,memory.total --fo
     for section in tests sanitizer conformance bench; do
         printf ',\n"%s":[\n' $section && list $section.jsonl && printf ']'
     done
+    # One object, or nothing if the section was not chosen or got nowhere.
+    [ ! -s peers.json ] || { printf ',\n"peers":' && cat peers.json; }
     printf '}\n'
 } >results.json
 echo "results.json written, $([ $failed = 0 ] && echo 'everything passed' || echo 'something FAILED')"

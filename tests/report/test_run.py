@@ -15,6 +15,11 @@ BENCH = """#!/bin/sh
 [ $# = 3 ] && [ "$3" = f16 ] || exit 1
 echo '{"device":"d","op":"softmax","dtype":"f16","shape":"[1, 2] dim <1>","bytes":8,"gb_per_s":7.5,"copy_gb_per_s":10,"percent_of_copy":75,"seconds":1e-3}' >>"$SUMEXP_BENCH_JSON"
 """
+PEERS = """#!/bin/sh
+[ "$1 $2 $3 $5" = "-m peers --seconds --json" ] && [ -e "$SUMEXP_LIBRARY" ] || exit 1
+echo '{"rows":[],"arguments":"'"$4 $7"'"}' >"$6"
+echo 'softmax: 1 us'
+"""
 
 
 class Run(unittest.TestCase):
@@ -71,6 +76,20 @@ class Run(unittest.TestCase):
         self.program("compute-sanitizer", '#!/bin/sh\n[ "$4" = 99 ] && "$5" && exit 99\n')
         code, _, results = self.run_it("sanitizer")
         self.assertEqual((code, results["sanitizer"][0]["exit"], results["sanitizer"][0]["passed"]), (1, 99, 3))
+
+    def test_peers_are_one_object(self):
+        self.program("capi/libsumexp.so", "")
+        self.program("python", PEERS)
+        python = {"SUMEXP_PYTHON": str(self.bundle / "python"), "SUMEXP_SECTION_SECONDS": "100"}
+        code, printed, results = self.run_it("peers", "--", "f16", **python)
+        self.assertEqual((code, results["ok"], results["peers"]), (0, True, {"rows": [], "arguments": "90 f16"}))
+        self.assertIn("softmax: 1 us", printed)
+        self.assertEqual(results["bench"], [])
+        # Without what it needs it fails, and nothing of the run before is left.
+        (self.bundle / "capi/libsumexp.so").unlink()
+        code, _, results = self.run_it("peers", **python)
+        self.assertEqual((code, results["ok"]), (1, False))
+        self.assertNotIn("peers", results)
 
     def test_a_section_that_is_none(self):
         code, printed, results = self.run_it("test")
