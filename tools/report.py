@@ -3,10 +3,11 @@
 
 report.py [--out FOLDER] [--readme README.md [--check]] [RESULTS...]
 
-Writes FOLDER/index.html, a page that needs no other file, and each of its pictures as an SVG. The newest file is shown;
-all of them make the history. With --readme the table between the two marks of that file is replaced: by what the newest
+Writes FOLDER/index.html, a page that needs no other file, and each of its pictures as an SVG, and as a PNG where cairosvg, resvg or
+rsvg-convert is installed. A file is the bundle's results.json or the peers.json of `make peers`. The newest is shown; all of them make
+the history. With --readme the table between the two marks of that file is replaced: by what the newest
 file with a GPU measured, or by a plain statement that there is none. --check changes nothing and fails if the table
-is not up to date. The standard library is all that this needs.
+is not up to date. The standard library is all that the rest needs.
 """
 
 import argparse
@@ -14,7 +15,11 @@ import html
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
+
+import report_peers
 
 BEGIN, END = "<!-- results: begin (make report) -->", "<!-- results: end -->"
 NONE = "**No GPU result was taken yet.**"
@@ -24,6 +29,9 @@ COLOURS = ["#3366cc", "#dc6912", "#109618", "#990099", "#0099a8", "#b82e2e", "#6
 def load(path):
     """One results.json; an error names what is missing, so that half a file makes no half a picture."""
     result = json.loads(pathlib.Path(path).read_text())
+    if "ceilings" in result:
+        # A comparison with peers alone, which has not been through the bundle's `run`.
+        result = {**{field: result.get(field) for field in ("revision", "date", "gpu", "ok")}, "bench": [], "peers": result}
     for field, kind in [("revision", str), ("date", str), ("gpu", str), ("ok", bool), ("bench", list)]:
         if not isinstance(result.get(field), kind):
             raise ValueError(f"{path}: \"{field}\" is missing or not a {kind.__name__}")
@@ -32,6 +40,8 @@ def load(path):
             raise ValueError(f"{path}: case {number} of \"bench\" lacks {', '.join(missing)}")
         if ("gb_per_s" in row) == ("tflop_per_s" in row):
             raise ValueError(f"{path}: case {number} of \"bench\" has to have one of gb_per_s and tflop_per_s")
+    if "peers" in result:
+        report_peers.check(result["peers"])
     return result
 
 
@@ -86,6 +96,8 @@ def lines(title, unit, ticks, series):
 def pictures(results):
     """{file name: SVG} of results that are ordered by date. A picture of nothing is left out."""
     newest, made = results[-1], {}
+    if "peers" in newest:
+        made |= report_peers.pictures(newest["peers"], sys.modules[__name__])
     moved = [(f"{row['op']} {row['dtype']} {row['shape']}", row["percent_of_copy"]) for row in newest["bench"] if "percent_of_copy" in row]
     if moved:
         made["bandwidth.svg"] = bars("Percent of this machine's copy bandwidth", moved)
@@ -127,10 +139,15 @@ def table(rows):
 
 def block(results):
     """The README's words. A run without a GPU, or one in which something failed, is no result."""
-    good = [result for result in results if result["gpu"] and result["ok"] and result["bench"]]
+    good = [result for result in results if result["gpu"] and result["ok"] and (result["bench"] or "peers" in result)]
     if not good:
         return NONE
-    return f"Taken {good[-1]['date']} at {good[-1]['revision']} on {good[-1]['gpu']} (driver, highest clock, memory):\n\n{table(good[-1]['bench'])}"
+    newest = good[-1]
+    taken = f"Taken {newest['date']} at {newest['revision']} on {newest['gpu']} (driver, highest clock, memory)"
+    if "peers" not in newest:
+        return f"{taken}:\n\n{table(newest['bench'])}"
+    versions = ", ".join(f"{name} {version}" for name, version in newest["peers"]["versions"].items() if version != "absent")
+    return f"{taken}, beside {versions}:\n\n{report_peers.table(newest['peers']['rows'])}"
 
 
 def replaced(readme, words):
@@ -146,14 +163,38 @@ def page(results, made):
     """One HTML file with everything in it."""
     newest = results[-1]
     cells = lambda tag, words: "".join(f"<{tag}>{html.escape(word.strip())}</{tag}>" for word in words.strip("|").split("|"))
-    head, _, *body = table(newest["bench"]).split("\n")
+    tables = [table(newest["bench"])] if newest["bench"] else []
+    if "peers" in newest:
+        tables.insert(0, report_peers.table(newest["peers"]["rows"], every=True))
+    shown = []
+    for markdown in tables:
+        head, _, *body = markdown.split("\n")
+        shown += [f"<table><tr>{cells('th', head)}</tr>", *[f"<tr>{cells('td', line)}</tr>" for line in body], "</table>"]
     failed = "" if newest["ok"] else "<p><strong>Something failed in this run.</strong></p>"
     where = newest["gpu"] or "no GPU"
     return "\n".join([
         "<!doctype html>", '<meta charset="utf-8">', "<title>sumexp: results</title>",
         "<style>body{font:15px sans-serif;margin:2em}td,th{padding:2px 12px 2px 0;text-align:left}svg{display:block;max-width:100%;height:auto}</style>",
         "<h1>sumexp: results</h1>", f"<p>{html.escape(newest['date'])}, commit {html.escape(newest['revision'])}, {html.escape(where)}</p>",
-        failed, *made.values(), f"<table><tr>{cells('th', head)}</tr>", *[f"<tr>{cells('td', line)}</tr>" for line in body], "</table>", ""])
+        failed, *made.values(), *shown, ""])
+
+
+def png(folder, names):
+    """Writes the PNG of each SVG with whatever is installed for that, and returns with what; None if nothing is."""
+    try:
+        import cairosvg
+
+        draw = lambda svg, png: cairosvg.svg2png(url=str(svg), write_to=str(png), scale=2)
+        by = "cairosvg"
+    except (ImportError, OSError):  # It raises OSError where its own library, cairo, is missing.
+        by = next((program for program in ("resvg", "rsvg-convert") if shutil.which(program)), None)
+        if by is None:
+            return None
+        words = {"resvg": lambda svg, png: ["--zoom", "2", svg, png], "rsvg-convert": lambda svg, png: ["--zoom", "2", "-o", png, svg]}[by]
+        draw = lambda svg, png: subprocess.run([by, *words(svg, png)], check=True)
+    for name in names:
+        draw(folder / name, (folder / name).with_suffix(".png"))
+    return by
 
 
 def main(arguments):
@@ -171,7 +212,9 @@ def main(arguments):
             for name, svg in made.items():
                 (options.out / name).write_text(svg)
             (options.out / "index.html").write_text(page(results, made))
-            print(f"{options.out / 'index.html'}, {len(made)} pictures")
+            by = png(options.out, made)
+            formats = f"SVG, and PNG by {by}" if by else "SVG only: neither cairosvg nor resvg nor rsvg-convert is installed, so there is no PNG"
+            print(f"{options.out / 'index.html'}, {len(made)} pictures as {formats}")
         elif options.out:
             print("no results: no page")
         if options.readme:
@@ -181,7 +224,7 @@ def main(arguments):
                 raise ValueError(f"{options.readme}: the table of results is not that of the files: make report")
             if not options.check:
                 options.readme.write_text(new)
-    except (OSError, ValueError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 1
     return 0

@@ -4,10 +4,12 @@ import contextlib
 import copy
 import io
 import json
+import os
 import pathlib
 import sys
 import tempfile
 import unittest
+from unittest import mock
 import xml.etree.ElementTree as xml
 
 HERE = pathlib.Path(__file__).parent
@@ -45,6 +47,65 @@ class Report(unittest.TestCase):
         self.assertEqual([len(line) for line in points], [2])
         heights = [305 - float(point.split(",")[1]) for point in points[0]]
         self.assertAlmostEqual(heights[0] / heights[1], 0.5)
+
+    def test_bars_beside_peers(self):
+        peers = report.load(HERE / "peers.json")
+        made = report.pictures([peers])
+        self.assertEqual(set(made), {"peers.svg", "roofline.svg"})
+        bars = xml.fromstring(made["peers.svg"])
+        # sumexp at 90 % and PyTorch at 45 %, the wrong and the absent not at all.
+        drawn = [rect for rect in bars.iter(SVG + "rect") if rect.get("x")]
+        self.assertEqual(len(drawn), sum(row["state"] == "ok" and row["headline"] for row in peers["peers"]["rows"]))
+        widths = [float(rect.get("width")) for rect in drawn[:2]]
+        self.assertAlmostEqual(widths[0] / widths[1], 2)
+        self.assertNotEqual(drawn[0].get("fill"), drawn[1].get("fill"))
+        words = "".join(bars.itertext())
+        self.assertIn("90.0 % of copy, 90 GB/s", words)
+        self.assertNotIn("liger", words)
+
+    def test_points_below_the_roof(self):
+        peers = report.load(HERE / "peers.json")
+        roofline = xml.fromstring(report.pictures([peers])["roofline.svg"])
+        points = [(float(circle.get("cx")), float(circle.get("cy"))) for circle in roofline.iter(SVG + "circle")]
+        ours = [row for row in peers["peers"]["rows"] if row["who"] == "sumexp"]
+        self.assertEqual(len(points), len(ours))
+        roof = next(line for line in roofline.iter(SVG + "polyline") if line.get("class") == "roof")
+        (x0, y0), (x1, y1), (x2, y2) = [tuple(map(float, pair.split(","))) for pair in roof.get("points").split()]
+        self.assertEqual(y1, y2)
+        for (x, y), row in zip(points, ours):
+            height = y1 if x >= x1 else y0 + (x - x0) * (y1 - y0) / (x1 - x0)
+            # Reading has a roof of its own, a little above that of copying.
+            self.assertTrue(y > height if row["ceiling"] != "read" else y > height - 15, row)
+        self.assertEqual(max(points, key=lambda point: point[0])[0], max(x for x, _ in points))
+
+    def test_the_readme_compares_with_peers(self):
+        block = report.block([report.load(HERE / "peers.json")])
+        self.assertIn("| softmax | bfloat16 | [32768, 1024] dim 1 | 1.4913 ms | 90 GB/s | 90.0 % of copy | torch | 2.00 |", block)
+        self.assertIn("beside torch 0", block)
+        self.assertEqual(report.block([{**report.load(HERE / "peers.json"), "gpu": ""}]), report.NONE)
+
+    def test_half_a_comparison_is_an_error(self):
+        peers = json.loads((HERE / "peers.json").read_text())
+        del peers["rows"][0]["percent_of_ceiling"]
+        (self.folder / "half.json").write_text(json.dumps(peers))
+        code, error = self.run_main("--out", self.folder / "page", self.folder / "half.json")
+        self.assertEqual(code, 1)
+        self.assertIn("row 0 lacks percent_of_ceiling", error)
+
+    def test_png_by_what_is_installed(self):
+        for program in ("resvg", "rsvg-convert"):
+            made = self.folder / program
+            made.mkdir()
+            # The last word or the one behind -o is where the PNG goes.
+            script = made / program
+            script.write_text('#!/bin/sh\n[ "$3" = -o ] && echo "$5" >"$4" || echo "$3" >"$4"\n')
+            script.chmod(0o755)
+            with mock.patch.dict(os.environ, {"PATH": f"{made}:/usr/bin:/bin"}), mock.patch.dict(sys.modules, {"cairosvg": None}):
+                with mock.patch.object(report.shutil, "which", lambda name: name if name == program else None):
+                    self.assertEqual(self.run_main("--out", made, HERE / "peers.json"), (0, ""))
+            self.assertEqual((made / "roofline.png").read_text().strip(), str(made / "roofline.svg"))
+        with mock.patch.dict(sys.modules, {"cairosvg": None}), mock.patch.object(report.shutil, "which", lambda name: None):
+            self.assertIsNone(report.png(self.folder, ["roofline.svg"]))
 
     def test_history_is_of_one_card(self):
         later = copy.deepcopy(self.sample)
