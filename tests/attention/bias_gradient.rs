@@ -203,3 +203,70 @@ fn what_is_refused() {
         into(&with, (&mut zeros::<f32>(&device, &[2, 5, 5])).into()).unwrap();
     }
 }
+
+/// A bias of -1e9 at every pair, and nothing else in the scores: every key has 1/n of the weight, though f32 has no lse between -1e9 and
+/// 64 more. So the gradient is `(dout_i . v_j - mean_j(dout_i . v_j)) / n`.
+#[test]
+fn an_lse_that_cannot_be_told_from_the_bias() {
+    fn of<T: Float>(tolerance: f64) {
+        const SIZE: usize = 32;
+        let (v, dout) = (
+            random::<T>(&Device::cpu(), &[1, 1, KEYS, SIZE], 31),
+            random::<T>(&Device::cpu(), &[1, 1, QUERIES, SIZE], 32),
+        );
+        let values = |x: &Tensor<T>| x.to_vec().unwrap().into_iter().map(T::to_f64).collect::<Vec<f64>>();
+        let (of_v, of_dout) = (values(&v), values(&dout));
+        let mut want = Vec::new();
+        for dout in of_dout.chunks(SIZE) {
+            let products = of_v.chunks(SIZE).map(|v| v.iter().zip(dout).map(|(v, d)| v * d).sum::<f64>());
+            let products: Vec<f64> = products.collect();
+            let mean = products.iter().sum::<f64>() / KEYS as f64;
+            want.extend(products.iter().map(|product| (product - mean) / KEYS as f64));
+        }
+        let size = want.iter().fold(0.0f64, |size, x| size.max(x.abs()));
+        for device in devices() {
+            let on = |x: &Tensor<T>| x.to_device(&device).unwrap();
+            let (v, dout) = (on(&v), on(&dout));
+            let q = Tensor::<T>::zeros(&device, &[1, 1, QUERIES, SIZE]).unwrap();
+            let k = Tensor::<T>::zeros(&device, &[1, 1, KEYS, SIZE]).unwrap();
+            let bias = Tensor::from_slice(&device, &[QUERIES, KEYS], &vec![-1e9f32; QUERIES * KEYS]).unwrap();
+            let options = Attention { bias: Some((&bias).into()), bias_gradient: true, ..Attention::default() };
+            let saved = forward(&q, &k, &v, &options).unwrap();
+            let gradients = backward(&q, &k, &v, &saved, &dout, &options).unwrap();
+            let error = largest_error(&numbers(&gradients.dbias.unwrap()), &want);
+            assert!(error <= tolerance * size, "{} on {}: {error:.1e} of {size:.1e}", T::DTYPE, device.description());
+            assert_no_findings(&"an lse without digits");
+        }
+    }
+    // The output is rounded to the element type, and delta is made of it.
+    of::<f32>(1e-5);
+    of::<f16>(2e-3);
+    of::<bf16>(2e-2);
+}
+
+/// A key that no query sees, but would if there were more of them: whatever it holds, a bias of keys gets nothing from it.
+#[test]
+fn keys_behind_the_last_query_add_nothing() {
+    fn of<T: Float>() {
+        let device = device();
+        let with = |x: Tensor<T>| {
+            let mut values = x.to_vec().unwrap();
+            values[100 * 24..101 * 24].fill(T::from_f64(f64::INFINITY));
+            Tensor::from_slice(&device, &[1, 1, KEYS, 24], &values).unwrap()
+        };
+        let plain = |length, seed| random::<T>(&device, &[1, 1, length, 24], seed);
+        let (q, dout, bias) = (plain(QUERIES, 41), plain(QUERIES, 42), random::<f32>(&device, &[KEYS], 43));
+        let mask = Mask::Causal(Align::TopLeft);
+        let options = Attention { bias: Some((&bias).into()), bias_gradient: true, mask, ..Attention::default() };
+        let gradient = |k: &Tensor<T>, v: &Tensor<T>| {
+            let saved = forward(&q, k, v, &options).unwrap();
+            numbers(&backward(&q, k, v, &saved, &dout, &options).unwrap().dbias.unwrap())
+        };
+        let got = gradient(&with(plain(KEYS, 44)), &with(plain(KEYS, 45)));
+        assert!(got.iter().all(|x| x.is_finite()) && got[QUERIES..].iter().all(|x| *x == 0.0), "{got:?}");
+        assert_eq!(got, gradient(&plain(KEYS, 44), &plain(KEYS, 45)));
+        assert_no_findings(&"infinite keys that nobody sees");
+    }
+    of::<f32>();
+    of::<f16>();
+}
