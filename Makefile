@@ -11,7 +11,7 @@ RESULTS = $(COMMITTED_RESULTS)
 # Bytes of libsumexp.so, nearly all of them kernels: more than this is a kernel with too many forms.
 LIBRARY_LIMIT = 32000000
 
-.PHONY: help setup demo test accuracy bench check capi candle candle-cuda install softgpu gpu-bundle peers report resources mutants barriers soundness fuzz hostile-targets
+.PHONY: help setup demo test accuracy bench check capi candle candle-cuda install softgpu gpu-bundle peers report resources counters sass mutants barriers soundness fuzz hostile-targets
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 26
 
@@ -77,6 +77,9 @@ resources: setup ## registers, shared memory, spills and occupancy of every kern
 
 counters: setup  ## what every kernel asks of a GPU beside the least, as the software GPU counts it; ACCEPT=1 writes benches/counters.md
 	SUMEXP_COUNTERS_ACCEPT=$(ACCEPT) $(CARGO) test --test counters -- --nocapture
+
+sass: setup      ## what the main loops of the kernels consist of in machine code, and what limits them; ACCEPT=1 writes benches/sass.md
+	SUMEXP_SASS_ACCEPT=$(ACCEPT) $(CARGO) test --test sass -- --nocapture
 
 mutants: setup   ## break the kernels in one place at a time; shows which test notices (16 minutes on 2 cores)
 	$(CARGO) run --quiet --example mutants -- $(ARGS)
