@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs the tests and benchmarks of this bundle on this machine's GPU and writes results.json beside itself.
 # run [SECTION...] [-- WORDS]: the sections are tests, sanitizer, conformance, bench and peers, all of them if none is named; the
-# words filter the benchmarks and peers. Each section stops after SUMEXP_SECTION_SECONDS, 600 if not set;
-# what it had no time for counts as failed.
+# words filter the benchmarks and peers. Each section stops after SUMEXP_SECTION_SECONDS, 600 if not set; what was stopped and
+# what it had no time for is said to be, and counts as failed.
 # `peers` needs a python3 with PyTorch (SUMEXP_PYTHON names another one). `sanitizer` runs the tests under NVIDIA's compute-sanitizer. `conformance` writes what this GPU answers into goldens/.
 set -u
 cd "$(dirname "$0")" || exit 1
@@ -37,21 +37,37 @@ left() { # seconds of the section; at least 1, because timeout takes 0 as no lim
     [ $rest -gt 0 ] && echo $rest || echo 1
 }
 
+programs() { # of a folder; what takes longest comes last, so that it cannot use up the time of the others
+    for program in "$1"/*; do [ "$(basename "$program")" = attention ] || echo "$program"; done
+    [ ! -e "$1/attention" ] || echo "$1/attention"
+}
+
+row() { # section, name, state, exit code, tests passed, tests failed, seconds
+    printf '{"name":"%s","state":"%s","exit":%d,"passed":%d,"failed":%d,"seconds":%d}\n' "$2" "$3" "$4" "$5" "$6" "$7" >>"$1.jsonl"
+    [ "$3" = passed ] || failed=1
+}
+
 run_tests() { # section, folder, and the words before each program
     section=$1 folder=$2
     shift 2
-    for program in "$folder"/*; do
-        name=$(basename "$program")
-        echo "== $section: $name"
+    for program in $(programs "$folder"); do
+        name=$(basename "$program") log=$section-$(basename "$program").log
         start=$(date +%s)
-        timeout "$(left)" "$@" "$program" --test-threads 4 >"$section-$name.log" 2>&1
+        if [ "$start" -ge $deadline ]; then
+            echo "== $section: $name is not run: no time is left"
+            row "$section" "$name" "not run" 124 0 0 0
+            continue
+        fi
+        echo "== $section: $name"
+        timeout "$(left)" "$@" "$program" --test-threads 4 >"$log" 2>&1
         code=$?
-        seconds=$(($(date +%s) - start))
-        [ $code -eq 0 ] || { failed=1; tail -n 40 "$section-$name.log"; }
-        counts=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 \2/p' "$section-$name.log" | tail -n 1)
-        passed=${counts% *} broken=${counts#* }
-        printf '{"name":"%s","exit":%d,"passed":%d,"failed":%d,"seconds":%d}\n' \
-            "$name" $code "${passed:-0}" "${broken:-0}" $seconds >>"$section.jsonl"
+        state=passed
+        [ $code -eq 0 ] || { state=failed && tail -n 40 "$log"; }
+        # A program that was stopped has not counted its tests.
+        [ $code -ne 124 ] || state=stopped
+        passed=$(grep -c '^test .* \.\.\. ok$' "$log")
+        broken=$(grep -c '^test .* \.\.\. FAILED$' "$log")
+        row "$section" "$name" $state $code "$passed" "$broken" $(($(date +%s) - start))
     done
 }
 
@@ -61,8 +77,7 @@ run_sanitizer() {
         run_tests sanitizer tests compute-sanitizer --tool memcheck --error-exitcode 99
     else
         echo "run: compute-sanitizer is not on PATH (it comes with the CUDA toolkit)" >&2
-        printf '{"name":"compute-sanitizer is missing","exit":127,"passed":0,"failed":0,"seconds":0}\n' >sanitizer.jsonl
-        failed=1
+        row sanitizer "compute-sanitizer is missing" "not run" 127 0 0 0
     fi
 }
 
@@ -84,7 +99,7 @@ table() { # of a section, from what it wrote
     echo "-- $1"
     case $1 in
     bench) sed 's/.*"op":"\([^"]*\)","dtype":"\([^"]*\)","shape":"\([^"]*\)".*"\(gb_per_s\|tflop_per_s\)":\([^,]*\),.*"seconds":\([^}]*\)}/\1 \2 \3: \6 s, \5 \4/' ;;
-    *) sed 's/{"name":"\(.*\)","exit":\(.*\),"passed":\(.*\),"failed":\(.*\),"seconds":\(.*\)}/\1: \3 passed, \4 failed, exit \2, \5 s/' ;;
+    *) sed 's/{"name":"\(.*\)","state":"\(.*\)","exit":\(.*\),"passed":\(.*\),"failed":\(.*\),"seconds":\(.*\)}/\1: \2, \4 tests passed, \5 failed, exit \3, \6 s/' ;;
     esac <"$1.jsonl"
 }
 

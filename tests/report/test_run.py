@@ -9,8 +9,8 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).parents[2]
-PASSES = "#!/bin/sh\necho 'test result: ok. 3 passed; 0 failed; 0 ignored'\n"
-FAILS = "#!/bin/sh\necho 'test result: FAILED. 2 passed; 1 failed; 0 ignored'\nexit 101\n"
+PASSES = "#!/bin/sh\nfor name in a b c; do echo \"test $name ... ok\"; done\necho 'test result: ok. 3 passed; 0 failed; 0 ignored'\n"
+FAILS = "#!/bin/sh\necho 'test a ... ok'\necho 'test b::c - should panic ... FAILED'\necho 'test result: FAILED. 1 passed; 1 failed; 0 ignored'\nexit 101\n"
 BENCH = """#!/bin/sh
 [ $# = 3 ] && [ "$3" = f16 ] || exit 1
 echo '{"device":"d","op":"softmax","dtype":"f16","shape":"[1, 2] dim <1>","bytes":8,"gb_per_s":7.5,"copy_gb_per_s":10,"percent_of_copy":75,"seconds":1e-3}' >>"$SUMEXP_BENCH_JSON"
@@ -52,7 +52,7 @@ class Run(unittest.TestCase):
         self.assertEqual([row["passed"] for row in results["tests"]], [3])
         self.assertEqual([row["percent_of_copy"] for row in results["bench"]], [75])
         self.assertEqual((results["conformance"], results["sanitizer"]), ([], []))
-        self.assertIn("softmax: 3 passed, 0 failed, exit 0", printed)
+        self.assertIn("softmax: passed, 3 tests passed, 0 failed, exit 0", printed)
         self.assertTrue(printed.endswith("softmax f16 [1, 2] dim <1>: 1e-3 s, 7.5 gb_per_s\nresults.json written, everything passed\n"), printed)
         self.assertEqual(self.run_it("conformance")[2]["tests"], [])
 
@@ -60,13 +60,21 @@ class Run(unittest.TestCase):
         self.program("tests/attention", FAILS)
         code, printed, results = self.run_it("tests")
         self.assertEqual((code, results["ok"]), (1, False))
-        self.assertEqual([(row["name"], row["failed"], row["exit"]) for row in results["tests"]], [("attention", 1, 101), ("softmax", 0, 0)])
+        # It comes last, and the others run.
+        rows = [(row["name"], row["state"], row["passed"], row["failed"], row["exit"]) for row in results["tests"]]
+        self.assertEqual(rows, [("softmax", "passed", 3, 0, 0), ("attention", "failed", 1, 1, 101)])
         self.assertIn("something FAILED", printed)
 
     def test_what_runs_out_of_time_failed(self):
-        self.program("tests/softmax", "#!/bin/sh\nexec sleep 60\n")
-        code, _, results = self.run_it("tests", SUMEXP_SECTION_SECONDS="1")
-        self.assertEqual((code, results["ok"], results["tests"][0]["exit"]), (1, False, 124))
+        self.program("tests/mask", PASSES)
+        self.program("tests/softmax", "#!/bin/sh\necho 'test a ... ok'\nexec sleep 60\n")
+        self.program("tests/tensor", PASSES)
+        code, printed, results = self.run_it("tests", SUMEXP_SECTION_SECONDS="2")
+        self.assertEqual((code, results["ok"]), (1, False))
+        rows = [(row["name"], row["state"], row["passed"], row["exit"]) for row in results["tests"]]
+        self.assertEqual(rows, [("mask", "passed", 3, 0), ("softmax", "stopped", 1, 124), ("tensor", "not run", 0, 124)])
+        self.assertIn("softmax: stopped, 1 tests passed", printed)
+        self.assertIn("tensor is not run: no time is left", printed)
 
     def test_the_sanitizer_runs_each_test_or_is_missed(self):
         code, printed, results = self.run_it("sanitizer")
