@@ -78,10 +78,10 @@ fn main_loops<'a>(function: &'a Function<'a>, machine: &Machine) -> Vec<Vec<Inst
     let weight = |instruction: &Instruction| weight(instruction, machine, products);
     let way = |of: &Loop| flow.heaviest(of, weight);
     let ways: Vec<Vec<Instruction>> = flow.loops().iter().map(way).collect();
-    // The correction of a result for infinities multiplies too, now and then among much else.
+    // The correction of a result for infinities multiplies too, a little among much else and for rare tiles.
     let multiplies = |way: &Vec<Instruction>| {
-        let products = way.iter().filter(|instruction| Class::of(instruction) == Some(Class::Tensor)).count();
-        products * 32 >= way.len() && products > 0
+        let tensor: i64 = way.iter().map(|instruction| weight(instruction)[0]).sum();
+        tensor > 0 && 6 * tensor >= way.len() as i64
     };
     let moved = |way: &Vec<Instruction>| way.iter().map(|instruction| weight(instruction)[1]).sum::<i64>();
     let most = ways.iter().map(moved).max().unwrap_or(0);
@@ -144,6 +144,31 @@ fn page(table: &Table) -> String {
         compiler(),
         print(table)
     )
+}
+
+#[test]
+fn main_loops_are_those_with_the_work() {
+    let sizes = |text: &str| -> Vec<usize> {
+        let function = listing::snippet(text);
+        main_loops(&function, Machine::of("sm_90a")).iter().map(Vec::len).collect()
+    };
+    let turn = |label: &str, body: &str, others: usize| {
+        format!("{label}:\n{body}\n{}@P0 BRA `({label})\n", "NOP\n".repeat(others))
+    };
+    // One HGMMA hides many instructions, an HMMA of one warp few; what only copies is no main loop.
+    let (wide, narrow) = ("HGMMA.64x128x16.F32 R24, gdesc[UR8], R24", "HMMA.16816.F32 R4, R8, R12, R4");
+    let copies = "LDGSTS.E.BYPASS.128 [R2], desc[UR4][R4.64]";
+    let text = turn(".L_x_0", wide, 300)
+        + &turn(".L_x_1", narrow, 50)
+        + &turn(".L_x_2", copies, 5)
+        + &turn(".L_x_3", narrow, 8);
+    assert_eq!(sizes(&text), [302, 10]);
+    // Without products: rows in full vectors, whatever else there is.
+    let (row, piece) = ("LDG.E.128 R4, [R2.64]\nSTG.E.128 [R2.64], R4", "LDG.E R4, [R2.64]");
+    let text =
+        turn(".L_x_0", piece, 90) + &turn(".L_x_1", row, 30) + &turn(".L_x_2", "NOP", 3) + &turn(".L_x_3", row, 20);
+    assert_eq!(sizes(&text), [33, 23]);
+    assert!(sizes(&turn(".L_x_0", piece, 9)).is_empty());
 }
 
 /// Not by a macro: what those print of a test that passes is not shown.
