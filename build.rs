@@ -61,7 +61,8 @@ fn run() -> Result<(), Failure> {
     let libclang = toolchain::choose_libclang(&places)?;
     bindings::generate(&root.join("kernels/params.h"), &out.join("params.rs"))?;
 
-    let sources = compile::sources(&root.join("kernels"))?;
+    let archs = compile::archs(env::var("SUMEXP_CUDA_ARCHS").ok().as_deref())?;
+    let sources = compile::sources(&root.join("kernels"), &archs)?;
     let mut used = "docs.rs: no kernel was compiled".to_string();
     if env::var_os("DOCS_RS").is_some() {
         // docs.rs has libclang but no CUDA: the documentation is real, the images are empty.
@@ -74,7 +75,6 @@ fn run() -> Result<(), Failure> {
     } else {
         let nvcc = toolchain::find_nvcc(&places)?;
         println!("cargo::rerun-if-changed={}", nvcc.path.display());
-        let archs = compile::archs(env::var("SUMEXP_CUDA_ARCHS").ok().as_deref())?;
         let kernels = compile::all(&nvcc, &archs, &root, &out, &sources)?;
         write(&out.join("resources.tsv"), &resources::table(&kernels))?;
         used = nvcc.path.display().to_string();

@@ -12,18 +12,56 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs, thread};
 
-/// The architectures of a release build. For each an image holds machine code and the PTX it came from: the driver
-/// translates the oldest PTX for GPUs newer than all of them, and the software GPU runs PTX only.
+/// The architectures of a release build: 80 for every GPU from Ampere on, 90a for Hopper.
 const ARCHS: [&str; 2] = ["80", "90a"];
 
-/// Flags of every compilation. Compression makes an image a ninth as large; the driver unpacks it when it is loaded.
-const FLAGS: [&str; 8] =
-    ["-fatbin", "-O3", "-std=c++17", "--compress-mode=size", "-Werror", "all-warnings", "-Xptxas=-v", "-Ikernels"];
+/// How the names of kernel files end that only Hopper can run, and that a build without it leaves out.
+const HOPPER: &str = "_sm90a";
 
-/// Lines of the sources in the image, for profilers and the software GPU. They cost no speed but half as many bytes again,
-/// so they follow the Rust profile: what cargo builds with debug information has them.
-fn line_info() -> Option<&'static str> {
-    env::var("DEBUG").is_ok_and(|debug| debug != "false" && debug != "0").then_some("-lineinfo")
+/// Flags from CUDA C++ to PTX.
+const TO_PTX: [&str; 5] = ["-ptx", "-O3", "-std=c++17", "-Werror=all-warnings", "-Ikernels"];
+
+/// Flags from PTX to an image. Compression makes it a ninth as large; the driver unpacks it when it is loaded.
+const TO_IMAGE: [&str; 5] = ["-fatbin", "-O3", "-Werror=all-warnings", "--compress-mode=size", "-Xptxas=-v"];
+
+/// Which code knows the lines of its sources. They cost no speed but many bytes, most of them in machine code, so they follow
+/// the Rust profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Lines {
+    /// Built without debug information.
+    Nowhere,
+    /// Built with debug information: the software GPU names lines.
+    Ptx,
+    /// A release with debug information: profilers do, too.
+    Everywhere,
+}
+
+impl Lines {
+    fn of_profile() -> Lines {
+        let is = |variable, value| env::var(variable).is_ok_and(|text| text == value);
+        match env::var("DEBUG") {
+            Ok(debug) if debug != "false" && debug != "0" => {
+                if is("PROFILE", "release") {
+                    Lines::Everywhere
+                } else {
+                    Lines::Ptx
+                }
+            }
+            _ => Lines::Nowhere,
+        }
+    }
+
+    fn of_ptx(self) -> Option<&'static str> {
+        (self != Lines::Nowhere).then_some("-lineinfo")
+    }
+
+    fn of_image(self) -> Option<&'static str> {
+        match self {
+            Lines::Nowhere => None,
+            Lines::Ptx => Some("-Xptxas=--suppress-debug-info"),
+            Lines::Everywhere => Some("-lineinfo"),
+        }
+    }
 }
 
 /// One kernel file.
@@ -33,14 +71,28 @@ pub struct Source {
     path: PathBuf,
 }
 
-/// Every `kernels/*.cu`, by name.
-pub fn sources(kernels: &Path) -> Result<Vec<Source>, Failure> {
+impl Source {
+    /// The machine code for `archs`, and the architecture of the PTX that it is made from. Kernels for every GPU are translated to PTX
+    /// once; the driver translates that for GPUs that are newer than all machine code, and the software GPU runs nothing else.
+    fn targets(&self, archs: &[&str]) -> [String; 2] {
+        if self.stem.ends_with(HOPPER) {
+            return ["sm_90a,".to_string(), "90a".to_string()];
+        }
+        // Machine code with an `a` is what only kernels with an `a` need.
+        let machine: Vec<String> = archs.iter().map(|arch| format!("sm_{},", arch.trim_end_matches('a'))).collect();
+        [machine.concat(), "80".to_string()]
+    }
+}
+
+/// Every `kernels/*.cu` that one of `archs` can run, by name.
+pub fn sources(kernels: &Path, archs: &[&str]) -> Result<Vec<Source>, Failure> {
     let entries = fs::read_dir(kernels).map_err(|error| vec![format!("cannot read {}: {error}", kernels.display())])?;
     let mut sources: Vec<Source> = entries
         .flatten()
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .map(|path| Source { stem: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), path })
+        .filter(|source| archs.contains(&"90a") || !source.stem.ends_with(HOPPER))
         .collect();
     sources.sort_by(|a, b| a.stem.cmp(&b.stem));
     Ok(sources)
@@ -68,7 +120,7 @@ pub fn archs(wanted: Option<&str>) -> Result<Vec<&'static str>, Failure> {
 
 /// Compiles what changed and returns what every kernel of every source uses.
 pub fn all(nvcc: &Nvcc, archs: &[&str], root: &Path, out: &Path, sources: &[Source]) -> Result<Vec<Kernel>, Failure> {
-    let build = Build { nvcc, archs, root, out, shared: Shared::new(root, out) };
+    let build = Build { nvcc, archs, root, out, lines: Lines::of_profile(), shared: Shared::new(root, out) };
     let mut pending = Vec::new();
     for source in sources {
         let key = build.key(source)?;
@@ -117,6 +169,7 @@ struct Build<'a> {
     archs: &'a [&'a str],
     root: &'a Path,
     out: &'a Path,
+    lines: Lines,
     shared: Shared,
 }
 
@@ -128,7 +181,7 @@ impl Build<'_> {
     /// Everything an image depends on, in one number: the compiler, the flags, the source and its headers.
     fn key(&self, source: &Source) -> Result<String, Failure> {
         let mut hasher = DefaultHasher::new();
-        (&self.nvcc.version, self.archs, FLAGS, line_info()).hash(&mut hasher);
+        (&self.nvcc.version, source.targets(self.archs), TO_PTX, TO_IMAGE, self.lines).hash(&mut hasher);
         for variable in ["NVCC_CCBIN", "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"] {
             env::var_os(variable).hash(&mut hasher);
         }
@@ -161,36 +214,30 @@ impl Build<'_> {
     }
 
     fn call_nvcc(&self, source: &Source, threads: usize) -> Result<(), Failure> {
-        // The PTX says how many threads a block has, and an image holds it compressed. So nvcc keeps what it makes on the way.
-        let kept = self.output(source, "kept");
-        let _ = fs::remove_dir_all(&kept);
-        fs::create_dir_all(&kept).map_err(|error| vec![format!("cannot make {}: {error}", kept.display())])?;
-        let mut command = Command::new(&self.nvcc.path);
-        command.current_dir(self.root).args(FLAGS).args(line_info()).arg(format!("--threads={threads}"));
-        command.args(["--keep", "--keep-dir"]).arg(&kept);
-        for arch in self.archs {
-            command.arg("-gencode").arg(format!("arch=compute_{arch},code=[sm_{arch},compute_{arch}]"));
-        }
-        command
-            .arg("-o")
-            .arg(self.output(source, "fatbin"))
-            .arg(source.path.strip_prefix(self.root).unwrap_or(&source.path));
-        let output =
-            command.output().map_err(|error| vec![format!("{} cannot be run: {error}", self.nvcc.path.display())])?;
-        let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            let _ = fs::remove_dir_all(&kept);
-            return Err(self.failed(source, &log));
-        }
-        let mut report = log.into_owned();
-        let entries = fs::read_dir(&kept).map_err(|error| vec![format!("cannot read {}: {error}", kept.display())])?;
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "ptx") {
-                report += &resources::block_sizes(&read(&path)?);
-            }
-        }
-        let _ = fs::remove_dir_all(&kept);
+        let [machine, ptx] = source.targets(self.archs);
+        let (text, image) = (self.output(source, "ptx"), self.output(source, "fatbin"));
+        let mut compile = Command::new(&self.nvcc.path);
+        compile.args(TO_PTX).args(self.lines.of_ptx()).arg(format!("-arch=compute_{ptx}")).arg("-o").arg(&text);
+        compile.arg(source.path.strip_prefix(self.root).unwrap_or(&source.path));
+        self.run(source, compile)?;
+
+        let mut assemble = Command::new(&self.nvcc.path);
+        assemble.args(TO_IMAGE).args(self.lines.of_image()).arg(format!("--threads={threads}"));
+        assemble.arg("-gencode").arg(format!("arch=compute_{ptx},code=[{machine}compute_{ptx}]"));
+        assemble.arg("-o").arg(image).arg(&text);
+        let mut report = self.run(source, assemble)?;
+        // What the image holds of it is compressed.
+        report += &resources::block_sizes(&read(&text)?);
+        let _ = fs::remove_file(text);
         super::write(&self.output(source, "ptxas"), &report)
+    }
+
+    /// Runs nvcc in the crate's folder and returns what it printed.
+    fn run(&self, source: &Source, mut nvcc: Command) -> Result<String, Failure> {
+        let output = nvcc.current_dir(self.root).output();
+        let output = output.map_err(|error| vec![format!("{} cannot be run: {error}", self.nvcc.path.display())])?;
+        let log = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if output.status.success() { Ok(log.into_owned()) } else { Err(self.failed(source, &log)) }
     }
 
     fn failed(&self, source: &Source, log: &str) -> Failure {

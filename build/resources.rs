@@ -41,10 +41,8 @@ pub fn is_usage(line: &str) -> bool {
         || (line.starts_with("ptxas info") && !line.contains("(C") && report.iter().any(|part| line.contains(part)))
 }
 
-/// What PTX of one architecture says of its kernels' blocks, as lines that are added to the usage report.
+/// What PTX says of its kernels' blocks, as lines that are added to the usage report.
 pub fn block_sizes(ptx: &str) -> String {
-    let Some(arch) = ptx.lines().find_map(|line| line.strip_prefix(".target ")) else { return String::new() };
-    let arch = arch.split(',').next().unwrap_or_default().trim();
     let mut lines = String::new();
     for entry in ptx.split(".entry ").skip(1) {
         let symbol = entry.split('(').next().unwrap_or_default().trim();
@@ -53,7 +51,7 @@ pub fn block_sizes(ptx: &str) -> String {
         let sizes = directives.split(".maxntid").nth(1).or_else(|| directives.split(".reqntid").nth(1));
         let sizes = sizes.and_then(|rest| rest.lines().next()).unwrap_or("0");
         let threads: u32 = sizes.split(',').map(|size| size.trim().parse().unwrap_or(1)).product();
-        lines += &format!("threads of {symbol} for {arch}: {threads}\n");
+        lines += &format!("threads of {symbol}: {threads}\n");
     }
     lines
 }
@@ -66,7 +64,7 @@ pub fn kernels(image: &str, log: &str) -> Vec<Kernel> {
             let mut quoted = rest.split('\'');
             let symbol = quoted.next().unwrap_or_default().to_string();
             let arch = quoted.nth(1).unwrap_or_default().to_string();
-            let of_this = format!("threads of {symbol} for {arch}: ");
+            let of_this = format!("threads of {symbol}: ");
             let threads = log.lines().find_map(|line| line.strip_prefix(&*of_this)?.parse().ok()).unwrap_or(0);
             let image = image.to_string();
             kernels.push(Kernel {

@@ -1,8 +1,8 @@
 //! `make mutants`: breaks the kernels in one place at a time and shows which test notices.
 //!
 //! The mutants stand in `tests/mutants.txt`. Each is applied to a copy of the sources under `target/mutants`, which is
-//! built for one architecture and tested on the software GPU until the first test fails. A mutant that no test notices
-//! makes this program fail. `cargo run --example mutants -- NAME...` takes only mutants whose names contain one of the words.
+//! built for the architecture that it is about and tested on the software GPU until the first test fails. A mutant that no
+//! test notices makes this program fail. `cargo run --example mutants -- NAME...` takes only mutants whose names contain one of the words.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -23,8 +23,10 @@ struct Mutant {
     from: String,
     occurrence: usize,
     to: String,
-    /// Test targets, in the order in which they are run.
+    /// Test targets, in the order in which they are run; `target:words` runs the tests of which a name contains `words`.
     tests: Vec<String>,
+    /// `SUMEXP_CUDA_ARCHS` of its build.
+    archs: String,
 }
 
 fn main() {
@@ -38,9 +40,13 @@ fn main() {
     copy_sources(&root, &copy);
 
     // A build or a test that fails by itself would notice everything.
-    let tests: BTreeSet<&String> = mutants.iter().flat_map(|mutant| &mutant.tests).collect();
-    if let Some((test, how)) = judge(tests, &copy, &root) {
-        panic!("without any mutant, {test} fails: {how}");
+    let tests = |archs: &str| -> BTreeSet<&String> {
+        mutants.iter().filter(|mutant| mutant.archs == archs).flat_map(|mutant| &mutant.tests).collect()
+    };
+    for archs in mutants.iter().map(|mutant| &*mutant.archs).collect::<BTreeSet<_>>() {
+        if let Some((test, how)) = judge(tests(archs), archs, &copy, &root) {
+            panic!("without any mutant, {test} fails: {how}");
+        }
     }
     let mut survivors = 0;
     println!("| mutant | noticed by | how |\n| --- | --- | --- |");
@@ -48,7 +54,7 @@ fn main() {
         let path = copy.join(&mutant.file);
         let original = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         fs::write(&path, mutant.apply(&original)).expect("the copy is writable");
-        let verdict = judge(&mutant.tests, &copy, &root);
+        let verdict = judge(&mutant.tests, &mutant.archs, &copy, &root);
         fs::write(&path, original).expect("the copy is writable");
         match verdict {
             Some((test, how)) => println!("| {} | `{test}` | {how} |", mutant.name),
@@ -79,6 +85,7 @@ fn parse(block: &str) -> Option<Mutant> {
         occurrence: 1,
         to: String::new(),
         tests: Vec::new(),
+        archs: "80".to_string(),
     };
     for line in block.lines() {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
@@ -89,6 +96,7 @@ fn parse(block: &str) -> Option<Mutant> {
             "occurrence" => mutant.occurrence = value.parse().expect("a number from 1"),
             "-" => mutant.from = value.to_string(),
             "+" => mutant.to = value.to_string(),
+            "for" => mutant.archs = value.to_string(),
             "tests" => mutant.tests = value.split(' ').map(str::to_string).collect(),
             _ => panic!("tests/mutants.txt: no such key: {line}"),
         }
@@ -127,12 +135,18 @@ fn remove_others(folder: &Path, copy: &Path, tracked: &BTreeSet<&str>) {
 }
 
 /// The first test that fails, and its message in one line. A mutant that does not compile is noticed by the compiler.
-fn judge<'a>(tests: impl IntoIterator<Item = &'a String>, copy: &Path, root: &Path) -> Option<(String, String)> {
-    for target in tests {
+fn judge<'a>(
+    tests: impl IntoIterator<Item = &'a String>,
+    archs: &str,
+    copy: &Path,
+    root: &Path,
+) -> Option<(String, String)> {
+    for test in tests {
+        let (target, words) = test.split_once(':').unwrap_or((test, ""));
         let built = Command::new("cargo")
             .args(["test", "--no-run", "--test", target, "--target-dir"])
             .arg(root.join("target/mutants/build"))
-            .env("SUMEXP_CUDA_ARCHS", "80")
+            .env("SUMEXP_CUDA_ARCHS", archs)
             .current_dir(copy)
             .output()
             .expect("cargo is installed");
@@ -146,7 +160,7 @@ fn judge<'a>(tests: impl IntoIterator<Item = &'a String>, copy: &Path, root: &Pa
             return Some(("build".to_string(), error.trim().to_string()));
         };
         let mut child = Command::new(program)
-            .arg("--nocapture")
+            .args(["--nocapture", words])
             .env("SUMEXP_TEST_DEVICE", "soft")
             .env("RUST_BACKTRACE", "0")
             .current_dir(copy)
@@ -162,7 +176,7 @@ fn judge<'a>(tests: impl IntoIterator<Item = &'a String>, copy: &Path, root: &Pa
             return found.map(|(test, how)| (format!("{target}: {test}"), how));
         }
         if !status.success() {
-            return Some((target.clone(), "failed without a message".to_string()));
+            return Some((target.to_string(), "failed without a message".to_string()));
         }
     }
     None

@@ -10,13 +10,14 @@ mkdir "$here/running/$$"
     echo $# >>"$here/side_by_side"
 )
 echo "$*" >>"$here/calls"
-cat "$here/log" >&2
 read -r code <"$here/code"
-# What is kept on the way: PTX of two architectures.
-while [ "$1" != --keep-dir ]; do shift; done
-for arch in 80 90a; do cat "$here/ptx_$arch" >"$2/source.compute_$arch.ptx"; done
+# From CUDA C++ to PTX, which has its messages if it fails, or from PTX to an image, with those of ptxas.
+case "$*" in *.cu) step=ptx ;; *) step=image ;; esac
+[ "$step$code" = ptx0 ] || cat "$here/log" >&2
+case "$*" in *-arch=compute_90a*) arch=90a ;; *) arch=80 ;; esac
 while [ "$1" != -o ]; do shift; done
-[ "$code" = 0 ] && cat "$here/image" >"$2"
+[ $step = image ] && from="$here/image" || from="$here/ptx_$arch"
+[ "$code" = 0 ] && cat "$from" >"$2"
 sleep 0.05
 rmdir "$here/running/$$"
 exit "$code"

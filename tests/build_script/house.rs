@@ -14,7 +14,7 @@ pub const VERSION: &str = "Cuda compilation tools, release 13.0, V13.0.88";
 /// What the fake compiler leaves as an image.
 pub const IMAGE: &str = "an image";
 
-/// What it keeps on the way: PTX that knows the block size of one kernel, which differs between architectures.
+/// What it keeps on the way: PTX that knows the block size of one kernel, for every GPU and for Hopper.
 const PTX: [&str; 2] = [
     ".target sm_80\n.entry first(\n)\n.maxntid 128, 2, 1\n{\n}\n",
     ".target sm_90a\n.entry first(\n)\n.reqntid 384\n{\n}\n",
@@ -32,7 +32,7 @@ pub fn report(stores: u32, loads: u32) -> String {
              ptxas info    : Compile time = 1.000 ms\n"
         )
     };
-    of("sm_80") + &of("sm_90a")
+    of("sm_80") + &of("sm_90")
 }
 
 /// A crate, two folders deep in a temporary folder that goes when this is dropped.
@@ -45,8 +45,10 @@ pub struct House {
 pub struct Run {
     pub ok: bool,
     pub stdout: String,
-    /// The arguments of each compilation, sorted.
+    /// The arguments of each compilation to PTX, sorted.
     pub calls: Vec<String>,
+    /// Those of each translation of PTX to an image, sorted.
+    pub images: Vec<String>,
 }
 
 impl Run {
@@ -141,7 +143,8 @@ impl House {
         let _ = fs::remove_file(self.path("cuda/calls"));
         let mut calls: Vec<String> = calls.lines().map(str::to_string).collect();
         calls.sort();
-        Run { ok: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap(), calls }
+        let (calls, images) = calls.into_iter().partition(|call| call.ends_with(".cu"));
+        Run { ok: output.status.success(), stdout: String::from_utf8(output.stdout).unwrap(), calls, images }
     }
 }
 

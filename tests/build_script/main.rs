@@ -14,28 +14,25 @@ fn each_kernel_file_becomes_one_image() {
     let house = House::new();
     let run = house.run();
     assert_eq!(run.compiled(), ["kernels/a.cu", "kernels/b.cu"]);
-    for call in &run.calls {
-        for words in [
-            "--compress-mode=size",
-            "-Werror all-warnings",
-            "-gencode arch=compute_80,code=[sm_80,compute_80]",
-            "-gencode arch=compute_90a,code=[sm_90a,compute_90a]",
-        ] {
-            assert!(call.contains(words), "`{words}` is missing in {call}");
-        }
+    assert_eq!(run.images.len(), 2);
+    for words in ["-ptx ", "-Werror=all-warnings", "-arch=compute_80 "] {
+        assert!(run.calls.iter().all(|call| call.contains(words)), "{words}: {:?}", run.calls);
     }
-    assert!(!run.calls[0].contains("-lineinfo"));
+    for words in ["-fatbin ", "--compress-mode=size", "-gencode arch=compute_80,code=[sm_80,sm_90,compute_80] "] {
+        assert!(run.images.iter().all(|call| call.contains(words)), "{words}: {:?}", run.images);
+    }
+    assert!(![&run.calls[0], &run.images[0]].iter().any(|call| call.contains("-lineinfo") || call.contains("debug")));
     let images = house.text("out/images.rs");
     assert!(images.contains(r#"pub static IMAGES: &[(&str, &[u8])] = &[("a", &A.0), ("b", &B.0), ];"#), "{images}");
     assert!(images.contains(r#"include_bytes!(concat!(env!("OUT_DIR"), "/a.fatbin"))"#), "{images}");
     assert_eq!(house.text("out/a.fatbin"), IMAGE);
-    assert!(!house.path("out/a.kept").exists(), "what nvcc made on the way is gone");
+    assert!(!house.path("out/a.ptx").exists(), "what nvcc made on the way is gone");
     assert_eq!(
         house.text("out/resources.tsv").lines().take(3).collect::<Vec<_>>(),
         [
             "image\tkernel\tarch\tthreads\tregisters\tshared\tbarriers\tstack\tspill stores\tspill loads",
             "a\tfirst\tsm_80\t256\t40\t512\t1\t16\t0\t0",
-            "a\tfirst\tsm_90a\t384\t40\t512\t1\t16\t0\t0",
+            "a\tfirst\tsm_90\t256\t40\t512\t1\t16\t0\t0",
         ]
     );
 }
@@ -87,7 +84,12 @@ fn only_what_changed_is_compiled() {
     house.variables.insert("DEBUG", "true".to_string());
     let run = house.run();
     assert_eq!(run.compiled().len(), 3);
-    assert!(run.calls[0].contains("-lineinfo"), "line information follows the Rust profile");
+    assert!(run.calls[0].contains(" -lineinfo ") && run.images[0].contains("--suppress-debug-info"));
+    house.variables.insert("PROFILE", "release".to_string());
+    let run = house.run();
+    assert!(run.calls[0].contains(" -lineinfo ") && run.images[0].contains(" -lineinfo "), "for profilers");
+    house.variables.remove("PROFILE");
+    assert_eq!(house.run().compiled().len(), 3);
     house.file("cuda/version", &VERSION.replace("88", "99"));
     assert_eq!(house.run().compiled().len(), 3);
     assert_eq!(house.run().compiled(), [""; 0]);
@@ -172,7 +174,7 @@ fn compilations_run_side_by_side_within_the_limit() {
     // Fewer files than cores: the architectures of a file share what is left.
     house.file("kernels/a.cu", "// A, changed.\n");
     house.variables.insert("NUM_JOBS", "4".to_string());
-    assert!(house.run().calls[0].contains("--threads=4"));
+    assert!(house.run().images[0].contains("--threads=4"));
 }
 
 #[test]
@@ -180,7 +182,10 @@ fn architectures_can_be_narrowed() {
     let mut house = House::new();
     house.variables.insert("SUMEXP_CUDA_ARCHS", "80".to_string());
     let run = house.run();
-    assert!(run.calls[0].contains("compute_80") && !run.calls[0].contains("90a"), "{:?}", run.calls);
+    assert!(run.images[0].contains("arch=compute_80,code=[sm_80,compute_80] "), "{:?}", run.images);
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "90a".to_string());
+    let run = house.run();
+    assert!(run.images[0].contains("arch=compute_80,code=[sm_90,compute_80] "), "{:?}", run.images);
 
     house.variables.insert("SUMEXP_CUDA_ARCHS", "80, sm_75".to_string());
     assert_eq!(
@@ -188,6 +193,27 @@ fn architectures_can_be_narrowed() {
         "SUMEXP_CUDA_ARCHS is \"80, sm_75\": \"sm_75\" is not one of 80, 90a.\n\
          Fix: unset it for all architectures, or name some of these, separated by commas.\n"
     );
+}
+
+#[test]
+fn files_for_hopper_alone_are_left_out_without_it() {
+    let mut house = House::new();
+    house.file("kernels/c_sm90a.cu", "// C.\n");
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "80".to_string());
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
+    assert!(!house.text("out/images.rs").contains("c_sm90a"));
+
+    house.variables.remove("SUMEXP_CUDA_ARCHS");
+    let run = house.run();
+    assert_eq!(run.compiled(), ["kernels/a.cu", "kernels/b.cu", "kernels/c_sm90a.cu"]);
+    assert!(run.calls.iter().any(|call| call.contains("-arch=compute_90a ") && call.ends_with("c_sm90a.cu")));
+    let image = run.images.iter().find(|call| call.ends_with("c_sm90a.ptx")).unwrap();
+    assert!(image.contains("arch=compute_90a,code=[sm_90a,compute_90a] "), "{image}");
+    assert!(house.text("out/images.rs").contains(r#"("c_sm90a", &C_SM90A.0)"#));
+    assert!(house.text("out/resources.tsv").contains("c_sm90a\tfirst\tsm_90\t384\t"));
+    // It does not depend on what else is built.
+    house.variables.insert("SUMEXP_CUDA_ARCHS", "90a".to_string());
+    assert_eq!(house.run().compiled(), ["kernels/a.cu", "kernels/b.cu"]);
 }
 
 #[test]
@@ -349,7 +375,7 @@ fn a_spill_is_refused_unless_the_source_allows_it() {
     let errors = house.run().errors();
     let spill = "kernels/a.cu: first spills on sm_80: 8 bytes stored and 4 loaded at 40 registers. Fix: ";
     assert!(errors.starts_with(spill), "{errors}");
-    assert!(errors.contains("first spills on sm_90a"), "{errors}");
+    assert!(errors.contains("first spills on sm_90:"), "{errors}");
     // A refused image must not pass as current the next time.
     assert_eq!(house.run().errors(), errors);
 

@@ -2,7 +2,7 @@
 
 use softgpu::ctl::Gpu;
 use sumexp::interop::raw_address_mut;
-use sumexp::{Device, Dim, Element, Tensor, View};
+use sumexp::{Device, Dim, Element, Tensor, View, ViewMut};
 
 /// Elements between two rows that lie far apart: every other row's offset is a multiple of 2^32.
 pub const FAR: usize = 1 << 31;
@@ -46,6 +46,18 @@ impl<T: Element> Far<T> {
             put(&mut whole, row * FAR, values);
         }
         Far { whole, dims: dims.to_vec() }
+    }
+
+    /// Room for a result, of zeros.
+    pub fn room(soft: &Gpu, device: &Device, dims: &[usize]) -> Far<T> {
+        Far { whole: zeros(soft, device, &[dims[0], FAR]), dims: dims.to_vec() }
+    }
+
+    /// The result, to be written.
+    pub fn view_mut(&mut self) -> ViewMut<'_, T> {
+        let slab = self.dims[1..].iter().product();
+        let rows = self.whole.view_mut().slice(Dim::front(1), 0..slab).expect("rows are short");
+        rows.reshape(&self.dims).expect("a row is contiguous")
     }
 
     /// The operand.
