@@ -244,14 +244,14 @@ fn an_lse_that_cannot_be_told_from_the_bias() {
     of::<bf16>(2e-2);
 }
 
-/// A key that no query sees, but would if there were more of them: whatever it holds, a bias of keys gets nothing from it.
+/// A key that no query sees, but that a row behind the last query would: whatever it holds, a bias of keys gets nothing from it.
 #[test]
 fn keys_behind_the_last_query_add_nothing() {
     fn of<T: Float>() {
         let device = device();
         let with = |x: Tensor<T>| {
             let mut values = x.to_vec().unwrap();
-            values[100 * 24..101 * 24].fill(T::from_f64(f64::INFINITY));
+            values[QUERIES * 24..(QUERIES + 1) * 24].fill(T::from_f64(f64::INFINITY));
             Tensor::from_slice(&device, &[1, 1, KEYS, 24], &values).unwrap()
         };
         let plain = |length, seed| random::<T>(&device, &[1, 1, length, 24], seed);
