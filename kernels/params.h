@@ -5,6 +5,7 @@
 #define SUMEXP_PARAMS_H
 
 #include "params/attention.h"
+#include "params/attention_pack.h"
 #include "params/attention_partial.h"
 #include "params/attention_weights.h"
 #include "params/common.h"

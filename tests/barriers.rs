@@ -26,8 +26,17 @@ use sumexp::{
 };
 
 /// Opcodes of what only puts accesses in order, and could go without anything else being wrong.
-const ORDERING: [&str; 7] =
-    ["bar.", "barrier.", "membar.", "fence.", "cp.async.wait_group", "cp.async.wait_all", "mbarrier.test_wait"];
+const ORDERING: [&str; 9] = [
+    "bar.",
+    "barrier.",
+    "membar.",
+    "fence.",
+    "cp.async.wait_group",
+    "cp.async.wait_all",
+    "mbarrier.test_wait",
+    "wgmma.fence",
+    "wgmma.wait_group",
+];
 
 /// Schedules that are tried until one shows that a statement is missing.
 const SEEDS: u64 = 20;
@@ -41,15 +50,21 @@ fn orders(statement: &str) -> bool {
 /// A call, and the bits that it gives.
 type Call = Box<dyn Fn(&Device) -> Vec<u32>>;
 
-/// A named call.
+/// A named call, and the GPU that it is for: if nothing else is said, one that has only the kernels that every GPU has.
 struct Case {
     name: String,
+    profile: Profile,
     run: Call,
 }
 
 impl Case {
     fn new(name: String, run: impl Fn(&Device) -> Vec<u32> + 'static) -> Case {
-        Case { name, run: Box::new(run) }
+        Case { name, profile: Profile::Sm80, run: Box::new(run) }
+    }
+
+    /// The same on a GPU of compute capability 9.0.
+    fn on_hopper(self) -> Case {
+        Case { name: format!("{} on Hopper", self.name), profile: Profile::Sm90, ..self }
     }
 }
 
@@ -195,9 +210,14 @@ fn inference<T: Float>((dims, dim): (&'static [usize], usize)) -> [Case; 5] {
 /// Attention by the kernel for heads of so many elements, with more than two key tiles, so that buffers are filled again, and a NaN in
 /// the values that some queries see and some do not; `general` asks for masks of any kind, with tiles that are whole and some that are not.
 fn attends<T: Float>(head: usize, general: bool) -> Case {
+    attends_to::<T>(head, general, 200)
+}
+
+/// The same with so many keys.
+fn attends_to<T: Float>(head: usize, general: bool, keys: usize) -> Case {
     let name = format!("attention {} of {head}{}", T::DTYPE, if general { " with a mask of bytes" } else { "" });
     Case::new(name, move |device| {
-        let (queries, keys) = (150, 200);
+        let queries = keys - 50;
         let of = |length: usize, seed: u64| random::<T>(device, &[1, 1, length, head], seed);
         let mut v = of(keys, 13).to_vec().expect("readable");
         v[41 * head] = T::from_f64(f64::NAN);
@@ -209,6 +229,14 @@ fn attends<T: Float>(head: usize, general: bool) -> Case {
         let output = attention::forward(&of(queries, 11), &of(keys, 12), &v, &options).expect("a legal call");
         [bits(output.out.to_vec()), bits(output.lse.to_vec())].concat()
     })
+}
+
+/// Attention by the kernels of compute capability 9.0, if the build has them for an element type.
+fn by_warpgroups<T: Float>() -> Vec<Case> {
+    let image = format!("attention_forward_{}_sm90a", T::DTYPE);
+    let built = images().iter().any(|(name, _)| *name == image);
+    let heads: &[usize] = if built { &[64, 128] } else { &[] };
+    heads.iter().map(|head| attends_to::<T>(*head, false, 600).on_hopper()).collect()
 }
 
 /// Gradients of attention by the kernels for heads of so many elements, likewise; `general` with tiles of queries and of keys of which
@@ -289,6 +317,7 @@ fn cases<T: Float>() -> Vec<Case> {
         .chain(losses)
         .chain(rows.into_iter().flat_map(inference::<T>))
         .chain(attentions)
+        .chain(by_warpgroups::<T>())
         .chain([weighs::<T>()])
         .collect()
 }
@@ -305,10 +334,16 @@ struct Statement {
 }
 
 /// Runs a case in which nothing is missing, and notes the statements that order in its kernels.
-fn explore(soft: &Gpu, device: &Device, index: usize, case: &Case, found: &mut BTreeMap<Place, Statement>) -> Vec<u32> {
+fn explore(
+    soft: &Gpu,
+    devices: &Unused,
+    index: usize,
+    case: &Case,
+    found: &mut BTreeMap<Place, Statement>,
+) -> Vec<u32> {
     soft.reset_counters();
     soft.take_launches();
-    let bits = (case.run)(device);
+    let bits = (case.run)(devices.of(case));
     let findings = soft.take_findings();
     assert!(findings.is_empty(), "{}: {findings:?}", case.name);
     let kernels: BTreeSet<String> = soft.take_launches().into_iter().map(|launch| launch.kernel).collect();
@@ -327,22 +362,51 @@ fn explore(soft: &Gpu, device: &Device, index: usize, case: &Case, found: &mut B
     bits
 }
 
-/// A device that nobody has used: threads that wait for each other for ever cost the one that they run on.
-fn unused_device(soft: &Gpu) -> Device {
-    const ALL: [Profile; 64] = [Profile::Sm90; 64];
-    static NEXT: AtomicUsize = AtomicUsize::new(1);
-    soft.devices(&ALL);
-    Device::cuda(NEXT.fetch_add(1, Ordering::Relaxed)).expect("fewer than 64 launches fail")
+/// A GPU of each kind that nobody has used: threads that wait for each other for ever cost the one that they run on.
+struct Unused {
+    portable: Device,
+    hopper: Device,
+}
+
+impl Unused {
+    const ALL: [Profile; 64] = {
+        let mut all = [Profile::Sm80; 64];
+        let mut i = 1;
+        while i < all.len() {
+            all[i] = Profile::Sm90;
+            i += 2;
+        }
+        all
+    };
+
+    fn new(soft: &Gpu) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        soft.devices(&Self::ALL);
+        let pair = NEXT.fetch_add(1, Ordering::Relaxed) * 2;
+        let [portable, hopper] =
+            [pair, pair + 1].map(|number| Device::cuda(number).expect("fewer than 32 launches fail"));
+        Self { portable, hopper }
+    }
+
+    fn of(&self, case: &Case) -> &Device {
+        if case.profile == Profile::Sm90 { &self.hopper } else { &self.portable }
+    }
 }
 
 /// How a missing statement shows first, in words.
-fn shows(soft: &Gpu, device: &mut Device, cases: &[Case], right: &[Vec<u32>], statement: &Statement) -> Option<String> {
+fn shows(
+    soft: &Gpu,
+    devices: &mut Unused,
+    cases: &[Case],
+    right: &[Vec<u32>],
+    statement: &Statement,
+) -> Option<String> {
     for seed in 0..SEEDS {
         for &index in &statement.cases {
             soft.seed(seed);
-            let Ok(bits) = catch_unwind(AssertUnwindSafe(|| (cases[index].run)(device))) else {
+            let Ok(bits) = catch_unwind(AssertUnwindSafe(|| (cases[index].run)(devices.of(&cases[index])))) else {
                 soft.take_findings();
-                *device = unused_device(soft);
+                *devices = Unused::new(soft);
                 return Some(format!("a launch that does not end in {}, seed {seed}", cases[index].name));
             };
             if let Some(finding) = soft.take_findings().first() {
@@ -360,17 +424,17 @@ fn shows(soft: &Gpu, device: &mut Device, cases: &[Case], right: &[Vec<u32>], st
 /// Leaves out every statement that orders in the kernels of some cases, one at a time, and fails if one is not missed.
 fn each_is_missed(cases: &[Case]) -> BTreeSet<String> {
     let Some(soft) = soft() else { return BTreeSet::new() };
-    let mut device = unused_device(&soft);
+    let mut devices = Unused::new(&soft);
     let mut found = BTreeMap::new();
     let right: Vec<Vec<u32>> =
-        cases.iter().enumerate().map(|(index, case)| explore(&soft, &device, index, case, &mut found)).collect();
+        cases.iter().enumerate().map(|(index, case)| explore(&soft, &devices, index, case, &mut found)).collect();
     // The context is shared with other tests, so a finding must not fail it; and here it is what should be.
     soft.findings_fail(false);
     soft.echo(false);
     let mut unnoticed = Vec::new();
     for ((kernel, pc), statement) in &found {
         soft.omit(Some((kernel, *pc)));
-        let shown = shows(&soft, &mut device, cases, &right, statement);
+        let shown = shows(&soft, &mut devices, cases, &right, statement);
         println!("| {kernel} | {} | {} |", statement.line, shown.as_deref().unwrap_or("**not noticed**"));
         if shown.is_none() {
             unnoticed.push(format!("{kernel}: {}, reached by {} cases", statement.line, statement.cases.len()));

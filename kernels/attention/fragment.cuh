@@ -15,6 +15,9 @@ struct Tile {
   /// Chunks that change places with each other. Rows of an odd number of 64 bytes begin at two places of the banks in turn.
   static constexpr int kGroup = kChunks % 8 == 0 ? 8 : 4;
   static constexpr int kSize = kRows * kBytes;
+  /// From a row to the next, and from a group of chunks to the next.
+  static constexpr int kRowBytes = kBytes;
+  static constexpr int kGroupBytes = kGroup * 16;
   /// How the place of a chunk changes from an even row to the odd one below.
   static constexpr int kOddTurn = kWords ? 0 : 1;
   static_assert(kChunks % kGroup == 0 && (!kWords || kGroup == 8));
@@ -38,7 +41,7 @@ struct LaneAddress {
   /// is one row and an exclusive or of the chunk with kOddTurn.
   DEVICE uint32_t step(uint32_t rows, uint32_t chunks) const {
     // Groups start at multiples of their size, so an exclusive or on the address is one on the chunk.
-    return (first ^ (chunks % Tile::kGroup * 16)) + chunks / Tile::kGroup * (Tile::kGroup * 16) + rows * (Tile::kChunks * 16);
+    return (first ^ (chunks % Tile::kGroup * 16)) + chunks / Tile::kGroup * Tile::kGroupBytes + rows * Tile::kRowBytes;
   }
 };
 

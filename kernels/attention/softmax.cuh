@@ -52,11 +52,10 @@ struct RunningSoftmax {
     }
   }
 
-  /// Turns the scores of a tile into weights and brings `output` to the new maximum. Where `kMixed`, hidden scores are -inf and get
-  /// kHiddenWeight. All 32 lanes must call.
+  /// Turns the scores of a tile into weights, and says by what sums of earlier tiles fade; false if by nothing. Where `kMixed`, hidden
+  /// scores are -inf and get kHiddenWeight. All 32 lanes must call; all get the same answer.
   template <bool kMixed>
-  DEVICE void add(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&output)[S::kRowTiles][S::kHead / 8][4], const AttentionScores& how) {
-    float fade[kRows];
+  DEVICE bool weigh(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&fade)[kRows], const AttentionScores& how) {
     bool grown = false;
 #pragma unroll
     for (int row = 0; row < kRows; ++row) {
@@ -85,15 +84,25 @@ struct RunningSoftmax {
       sum[row] = __fmaf_rn(sum[row], fade[row], of_tile);
     }
     // Times 1 is no change, so rows do not depend on each other through this vote.
-    if (__any_sync(0xffffffffu, grown)) {
+    return __any_sync(0xffffffffu, grown);
+  }
+
+  /// Brings sums of weights times values to the new maximum.
+  static DEVICE void scale(float (&output)[S::kRowTiles][S::kHead / 8][4], const float (&fade)[kRows]) {
 #pragma unroll
-      for (int t = 0; t < S::kRowTiles; ++t) {
+    for (int t = 0; t < S::kRowTiles; ++t) {
 #pragma unroll
-        for (int j = 0; j < S::kHead / 8; ++j) {
+      for (int j = 0; j < S::kHead / 8; ++j) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) output[t][j][e] = __fmul_rn(output[t][j][e], fade[2 * t + e / 2]);
-        }
+        for (int e = 0; e < 4; ++e) output[t][j][e] = __fmul_rn(output[t][j][e], fade[2 * t + e / 2]);
       }
     }
+  }
+
+  /// Both.
+  template <bool kMixed>
+  DEVICE void add(float (&scores)[S::kRowTiles][S::kKeys / 8][4], float (&output)[S::kRowTiles][S::kHead / 8][4], const AttentionScores& how) {
+    float fade[kRows];
+    if (weigh<kMixed>(scores, fade, how)) scale(output, fade);
   }
 };

@@ -53,32 +53,37 @@ DEVICE uint32_t code_of_weight(uint32_t word) {
 template <class S>
 __device__ __noinline__ void add_special_values(float* output, const uint32_t* weights, uint32_t v_tile) {
   using T = typename S::T;
-  static_assert(S::kKeys <= 64, "counts must not reach the next unit");
+  // Of so many keys at once a count does not reach the next unit.
+  constexpr int kPart = S::kKeys < 64 ? S::kKeys : 64, kPartSteps = kPart / S::kDepth;
+  static_assert(S::kKeys % kPart == 0);
   const ValueAddress<S> v(v_tile);
 #pragma unroll 1
   for (int t = 0; t < S::kRowTiles; ++t) {
 #pragma unroll 1
     for (int pair = 0; pair < S::kHead / 16; ++pair) {
-      float sums[2][4] = {};
 #pragma unroll 1
-      for (int step = 0; step < Weights<S>::kSteps; ++step) {
-        uint32_t b[4], a[4];
-        v.load(b, step, pair);
+      for (int part = 0; part < Weights<S>::kSteps; part += kPartSteps) {
+        float sums[2][4] = {};
+#pragma unroll 1
+        for (int step = part; step < part + kPartSteps; ++step) {
+          uint32_t b[4], a[4];
+          v.load(b, step, pair);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          a[i] = code_of_weight<T>(weights[(t * Weights<S>::kSteps + step) * 4 + i]);
-          b[i] = code_of_value<T>(b[i]);
+          for (int i = 0; i < 4; ++i) {
+            a[i] = code_of_weight<T>(weights[(t * Weights<S>::kSteps + step) * 4 + i]);
+            b[i] = code_of_value<T>(b[i]);
+          }
+          multiply_add<T>(sums[0], a, b[0], b[1]);
+          multiply_add<T>(sums[1], a, b[2], b[3]);
         }
-        multiply_add<T>(sums[0], a, b[0], b[1]);
-        multiply_add<T>(sums[1], a, b[2], b[3]);
-      }
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float sum = sums[i / 4][i % 4], below = truncf(sum);
-        float element = output[(t * (S::kHead / 16) + pair) * 8 + i];
-        if (sum > below) element += INFINITY;
-        if (below > 0.0f) element -= INFINITY;
-        output[(t * (S::kHead / 16) + pair) * 8 + i] = below >= 128.0f ? NAN : element;
+        for (int i = 0; i < 8; ++i) {
+          const float sum = sums[i / 4][i % 4], below = truncf(sum);
+          float element = output[(t * (S::kHead / 16) + pair) * 8 + i];
+          if (sum > below) element += INFINITY;
+          if (below > 0.0f) element -= INFINITY;
+          output[(t * (S::kHead / 16) + pair) * 8 + i] = below >= 128.0f ? NAN : element;
+        }
       }
     }
   }

@@ -230,6 +230,20 @@ typedef struct {
   AttentionState *split_states;
 } AttentionForwardParams;
 
+/// A tensor map as cuTensorMapEncodeTiled writes it: a matrix per batch entry and head, in boxes of 64 columns and the rows of a tile.
+typedef struct {
+  uint64_t words[16];
+} __attribute__((aligned(128))) AttentionMap;
+
+/// Forward kernels of compute capability 9.0, for masks of bands and lengths.
+typedef struct {
+  AttentionForwardParams forward;
+  /// Maps of q, k and v. Heads and batch entries that repeat, with a stride of 0, are one in a map.
+  AttentionMap q_map;
+  AttentionMap k_map;
+  AttentionMap v_map;
+} AttentionForwardSm90aParams;
+
 /// What the gradients of a query's scores need to know of it: its weights are exp2((score - origin) * log2_factor) * share.
 typedef struct {
   /// The lse as a score; +inf if the query sees nothing.

@@ -113,6 +113,10 @@ driver_functions! {
     func_get_attribute = cuFuncGetAttribute(value: *mut c_int, attribute: c_int, function: CUfunction);
     func_set_attribute = cuFuncSetAttribute(function: CUfunction, attribute: c_int, value: c_int);
     func_get_param_info = cuFuncGetParamInfo(function: CUfunction, index: usize, offset: *mut usize, size: *mut usize);
+    tensor_map_encode_tiled = cuTensorMapEncodeTiled(
+        map: *mut c_void, kind: c_uint, rank: c_uint, address: *mut c_void, lengths: *const u64, strides: *const u64,
+        box_lengths: *const u32, steps: *const u32, interleave: c_uint, swizzle: c_uint, promotion: c_uint, fill: c_uint
+    );
     launch_kernel = cuLaunchKernel(
         function: CUfunction, grid_x: c_uint, grid_y: c_uint, grid_z: c_uint, block_x: c_uint, block_y: c_uint,
         block_z: c_uint, shared_bytes: c_uint, stream: CUstream, params: *mut *mut c_void, extra: *mut *mut c_void

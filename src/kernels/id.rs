@@ -1,7 +1,7 @@
 //! The names of all kernels, in the one place where they are written.
 
 use crate::dtype::DType;
-use crate::plan::attention::Part;
+use crate::plan::attention::{Kind, Part};
 use crate::plan::{Piece, inference, loss, sample, softmax};
 
 /// One entry point of the compiled kernel files: which operation, for which element type, in which variant.
@@ -15,9 +15,11 @@ pub enum KernelId {
         dtype: DType,
         /// Largest head size.
         head: u32,
-        /// Whether masks and scores may be of any kind.
-        general: bool,
+        /// For which masks and GPUs.
+        kind: Kind,
     },
+    /// Rows of 16-bit elements, as tensor maps can describe them.
+    AttentionPack,
     /// The bytes of a mask as bits, and what cells of them have in common.
     AttentionMaskBits,
     /// The smallest and the largest segment of neighbouring positions.
@@ -244,9 +246,15 @@ impl KernelId {
             SoftmaxForm::Results => "results".to_owned(),
         };
         match self {
-            Self::AttentionForward { dtype, head, general } => {
-                format!("attention_forward_{dtype}_{head}{}", if general { "_general" } else { "" })
+            Self::AttentionForward { dtype, head, kind } => {
+                let kind = match kind {
+                    Kind::Bands => "",
+                    Kind::General => "_general",
+                    Kind::Sm90a => "_sm90a",
+                };
+                format!("attention_forward_{dtype}_{head}{kind}")
             }
+            Self::AttentionPack => "attention_pack".to_owned(),
             Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
@@ -308,10 +316,13 @@ impl KernelId {
     /// The kernel file that defines it, without its extension.
     pub fn image(self) -> &'static str {
         match self {
+            Self::AttentionForward { dtype: DType::F16, kind: Kind::Sm90a, .. } => "attention_forward_f16_sm90a",
+            Self::AttentionForward { kind: Kind::Sm90a, .. } => "attention_forward_bf16_sm90a",
             Self::AttentionForward { dtype: DType::F16, .. } => "attention_forward_f16",
             Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
             Self::AttentionForward { .. } => "attention_forward_f32",
             Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
+            Self::AttentionPack => "attention_pack",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::AttentionBackwardRows { .. } => "attention_backward_rows",
             Self::AttentionBackward { dtype, part, .. } => match (dtype, part) {
@@ -384,7 +395,7 @@ impl KernelId {
             let binary = [Self::BinaryCrossEntropyForward { dtype }, Self::BinaryCrossEntropyBackward { dtype }];
             binary.into_iter().chain([Self::Sigmoid { dtype }])
         });
-        let attention = FLOATS.into_iter().flat_map(super::attention::kernels).chain(super::attention::MASKS);
+        let attention = FLOATS.into_iter().flat_map(super::attention::kernels).chain(super::attention::OF_ALL_TYPES);
         let inferences = FLOATS.into_iter().flat_map(|dtype| {
             let rows = inference::ROWS
                 .into_iter()

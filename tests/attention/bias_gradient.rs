@@ -1,9 +1,9 @@
 //! The gradient of the bias: of every shape that a bias broadcasts from, of every type, of packed sequences, and what is refused. The case
 //! table (`gradients`) has it with every mask and layout.
 
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
 use crate::common::random::Random;
-use crate::{device, largest_error};
+use crate::{device, devices, largest_error};
 use sumexp::attention::{
     Attention, AttentionGradients, Bias, BiasGradient, BiasInto, GradientsInto, PackedOffsets, backward, backward_into,
     backward_packed, forward, forward_packed,

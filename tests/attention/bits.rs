@@ -5,9 +5,9 @@ use crate::common::attention::cases::Layout;
 use crate::common::attention::on_device::{OnDevice, Results};
 use crate::common::attention::problem::{Gradient, Masks, Problem, narrow, upstream};
 use crate::common::compare::assert_same_bits;
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
 use crate::common::sparse::{FAR, Far};
-use crate::device;
+use crate::{device, devices};
 use softgpu::launch::Checks;
 use sumexp::attention::{
     Attention, AttentionGradients, AttentionInto, AttentionOutput, Bias, GradientsInto, backward, backward_into,

@@ -1,6 +1,7 @@
 //! Bad input of attention: one sentence each that names the operands and both values, on every device, and nothing written.
 
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
+use crate::devices;
 use sumexp::attention::{
     Alibi, Attention, AttentionInto, Bias, Offsets, PackedOffsets, explain, forward, forward_into, forward_packed,
     forward_packed_into, weights, weights_into,

@@ -235,6 +235,7 @@ forward: 1.07 GFLOP for what is visible, 1.21 GFLOP on tensor cores; 2.65 MB at 
   not the kernel for heads of up to 32 elements: heads have 64
   not the kernel for heads of up to 96 elements: it would fill heads of 64 up with zeros
   not the kernel for masks and scores of any kind: it has fewer queries to a warp, and nothing needs a look at single pairs
+  not the kernel for compute capability 9.0: it needs a GPU of compute capability 9.0
   not keys split between blocks: more than 128 queries keep a GPU busy by themselves
   not heads that share keys as queries of one head: only a single query sees the same keys in all heads
 ";

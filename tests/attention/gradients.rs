@@ -8,7 +8,8 @@ use crate::common::attention::plant::plant;
 use crate::common::attention::problem::{Gradient, Problem, upstream};
 use crate::common::attention::same_dtype::attention;
 use crate::common::compare::{Format, assert_same_bits};
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
+use crate::devices;
 use crate::largest_error;
 use sumexp::{DType, bf16, f16};
 

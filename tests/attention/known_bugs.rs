@@ -7,7 +7,8 @@ use crate::common::attention::on_device::{OnDevice, Results};
 use crate::common::attention::problem::{Gradient, Masks, Problem, upstream};
 use crate::common::attention::same_dtype::attention;
 use crate::common::compare::{Format, assert_same_bits};
-use crate::common::device::{assert_no_findings, devices};
+use crate::common::device::assert_no_findings;
+use crate::devices;
 use sumexp::mask::{Align, Band};
 use sumexp::{Polarity, bf16, f16};
 

@@ -10,6 +10,7 @@ mod errors;
 mod explain;
 mod general;
 mod gradients;
+mod hopper;
 mod known_bugs;
 mod magnitudes;
 mod naive;
@@ -19,6 +20,8 @@ mod split;
 mod table;
 mod weights;
 
+use std::cell::Cell;
+
 use common::device::{assert_no_findings, soft};
 use common::random::Random;
 use naive::{Answer, Problem, rounded};
@@ -26,10 +29,21 @@ use sumexp::attention::{Attention, forward};
 use sumexp::mask::Align;
 use sumexp::{Device, Float, Mask, Tensor, View, bf16, f16};
 
+thread_local! {
+    static PORTABLE: Device = common::gpu::portable_device();
+    static HOPPER: Device = common::gpu::device();
+    /// Whether this thread's tests run on the kernels of compute capability 9.0, where there are some.
+    static ON_HOPPER: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The device of this test: masks and biases must be where the queries are.
 fn device() -> Device {
-    thread_local!(static DEVICE: Device = common::gpu::device());
-    DEVICE.with(Device::clone)
+    if ON_HOPPER.get() { HOPPER.with(Device::clone) } else { PORTABLE.with(Device::clone) }
+}
+
+/// The host, and the device of this test.
+fn devices() -> [Device; 2] {
+    [Device::cpu(), device()]
 }
 
 fn problem<T: Float>(

@@ -67,6 +67,11 @@ fn sequences_are_as_if_alone() {
     packed::<f16>(&many, &many, window(2, 0));
 }
 
+/// Few sequences for kernels with larger tiles.
+pub fn of_some_lengths<T: Float>() {
+    packed::<T>(&[76, 0, 146, 3], &[70, 5, 300, 0], CAUSAL);
+}
+
 /// Whatever the offsets say, nothing outside of the data is touched.
 #[test]
 fn bad_offsets_stay_within_the_data() {

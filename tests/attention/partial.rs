@@ -1,10 +1,10 @@
 //! Merging attentions over different keys: the whole from its parts, the identity, the order, what a part without keys holds, and the
 //! gradients.
 
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
 use crate::common::random::Random;
 use crate::common::sparse::Far;
-use crate::device;
+use crate::{device, devices};
 use sumexp::attention::{
     Attention, AttentionInto, AttentionOutput, Partial, PartialGradientInto, forward, merge, merge_backward,
     merge_backward_into, merge_into,

@@ -1,13 +1,14 @@
 //! Every case of the table on every device: right, and the same bits on three schedules and with hostile numbers in what is hidden.
 
-use crate::common::attention::cases::{Case, table};
+use crate::common::attention::cases::{Case, Extra, Mask, table};
 use crate::common::attention::dense::{dense, sees};
 use crate::common::attention::on_device::OnDevice;
 use crate::common::attention::plant::plant;
 use crate::common::attention::problem::upstream;
 use crate::common::attention::same_dtype::attention;
 use crate::common::compare::{Format, assert_same_bits};
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
+use crate::devices;
 use sumexp::{DType, bf16, f16};
 
 /// What a device gave, problem by problem.
@@ -92,6 +93,31 @@ fn quarter<T: Format>(number: u64) {
     for case in cases.iter().filter(|case| case.seed % 4 == number) {
         run::<T>(case, &mut errors);
     }
+    for Errors { ours, naive, worst: (ratio, worst) } in errors {
+        println!("{}: {ours:.2e}, naive {naive:.2e} in all; at most {ratio:.2} times: {worst}", T::DTYPE);
+        assert!(ours <= naive, "{ours:e} against {naive:e}");
+    }
+}
+
+/// Some of the cases with bands and lengths alone and heads that warpgroups take.
+pub fn by_warpgroups<T: Format>() {
+    let plain = |case: &Case| {
+        let mask = matches!(
+            case.mask,
+            Mask::None
+                | Mask::CausalTopLeft
+                | Mask::CausalBottomRight
+                | Mask::Window
+                | Mask::KeyLengths
+                | Mask::CausalKeyLengths
+        );
+        mask && case.extra == Extra::None && matches!(case.sizes, [40 | 64, 40 | 64 | 128] | [128, 128])
+    };
+    let cases: Vec<Case> = table().into_iter().filter(|case| case.dtype == T::DTYPE && plain(case)).collect();
+    println!("{} cases", cases.len());
+    assert!(cases.len() > 4);
+    let mut errors = [Errors::default(), Errors::default()];
+    cases.iter().for_each(|case| run::<T>(case, &mut errors));
     for Errors { ours, naive, worst: (ratio, worst) } in errors {
         println!("{}: {ours:.2e}, naive {naive:.2e} in all; at most {ratio:.2} times: {worst}", T::DTYPE);
         assert!(ours <= naive, "{ours:e} against {naive:e}");

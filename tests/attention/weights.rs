@@ -1,9 +1,9 @@
 //! The weights themselves: against the host, against the output they belong to, and what must never show in them.
 
-use crate::common::device::{assert_no_findings, devices, soft};
+use crate::common::device::{assert_no_findings, soft};
 use crate::common::random::Random;
 use crate::common::sparse::Far;
-use crate::device;
+use crate::{device, devices};
 use softgpu::ctl::Gpu;
 use std::ops::Range;
 use sumexp::attention::{Alibi, Attention, PackedOffsets, forward, forward_packed, merge, weights, weights_into};

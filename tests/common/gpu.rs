@@ -43,6 +43,22 @@ pub fn device() -> Device {
     first.with_new_stream().unwrap()
 }
 
+/// The software GPUs once a test asked for more than the first: two of compute capability 9.0, which the first is as well, and one of 8.0.
+const GPUS: [Profile; 3] = [Profile::Sm90, Profile::Sm90, Profile::Sm80];
+
+/// A stream of its own on a GPU that has only the kernels that every GPU has. A real GPU is what it is.
+pub fn portable_device() -> Device {
+    static PORTABLE: OnceLock<Device> = OnceLock::new();
+    if chosen() == Chosen::Cuda {
+        return device();
+    }
+    let portable = PORTABLE.get_or_init(|| {
+        softgpu::ctl::connect().expect("chosen").devices(&GPUS);
+        std::thread::spawn(|| Device::cuda(2).unwrap()).join().unwrap()
+    });
+    portable.with_new_stream().unwrap()
+}
+
 /// Held for writing by those who wait for a whole GPU, which the driver refuses while any thread captures a graph on it.
 static SETTLING: RwLock<()> = RwLock::new(());
 
@@ -92,7 +108,7 @@ impl World {
     pub fn second_device(&self) -> Option<Device> {
         let second = SECOND.get_or_init(|| {
             if let Some(gpu) = self.gpu() {
-                gpu.devices(&[Profile::Sm90, Profile::Sm90]);
+                gpu.devices(&GPUS);
             }
             // As in `device`: not a leak of the test that happens to ask first.
             match std::thread::spawn(|| Device::cuda(1)).join().unwrap() {

@@ -1,12 +1,16 @@
 //! The launch of the forward kernels.
 
+use super::maps::{Packing, map};
 use super::mask::EVERYTHING;
 use super::{Forward, Launch, four, matrix};
+use crate::device::Device;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
-use crate::kernels::params::{ATTENTION_SPLIT_KEYS, AttentionForwardParams, AttentionState};
-use crate::kernels::{KernelId, LaunchShape, launch};
-use crate::plan::attention as plan;
+use crate::kernels::params::{
+    ATTENTION_SPLIT_KEYS, AttentionCall, AttentionForwardParams, AttentionForwardSm90aParams, AttentionState,
+};
+use crate::kernels::{KernelId, LaunchShape, images, launch};
+use crate::plan::attention::{self as plan, Kind};
 use crate::shape::Shape;
 use crate::tensor::{Tensor, ViewMut};
 use std::ops::Range;
@@ -49,6 +53,20 @@ pub(crate) struct Planned {
     pub(crate) sharing: std::result::Result<u64, &'static str>,
     /// The keys that any query sees by the bands.
     pub(crate) seen: Range<u64>,
+    /// Why the kernels of compute capability 9.0 cannot run on this device, if they cannot.
+    pub(crate) portable: Option<&'static str>,
+    /// How q, k and v are packed first, those that are.
+    pub(crate) packings: [Option<Packing>; 3],
+}
+
+/// Why the kernels of compute capability 9.0 cannot run on a device.
+fn portable(device: &Device, dtype: DType) -> Option<&'static str> {
+    if device.capabilities().is_none_or(|caps| caps.compute_capability != (9, 0)) {
+        return Some("it needs a GPU of compute capability 9.0");
+    }
+    let id = KernelId::AttentionForward { dtype, head: plan::SM90A[0].head, kind: Kind::Sm90a };
+    let compiled = images().iter().any(|(name, _)| *name == id.image());
+    (!compiled).then_some("the library was built without kernels for compute capability 9.0")
 }
 
 /// The plan of a forward call. Its own lengths say how it is split, whoever shares a block.
@@ -59,18 +77,30 @@ pub(crate) fn planned<T: Float>(call: &Forward<T>) -> Planned {
     let sharing = plan::share(heads, key_heads, queries, call.offsets.is_some(), general);
     let group = sharing.unwrap_or(1);
     let size = plan::Size { batch, heads: heads / group, queries: queries * group, head_size, value_size };
-    let plan = plan::forward(&size, seen.clone(), call.sequences(), T::DTYPE, general);
-    Planned { plan, sharing, seen }
+    let portable = portable(call.q.device(), T::DTYPE);
+    let plan = plan::forward(&size, seen.clone(), call.sequences(), T::DTYPE, general, portable.is_none());
+    let packing = |view| if plan.kind == Kind::Sm90a { Packing::of(view) } else { None };
+    let packings = [&call.q, &call.k, &call.v].map(packing);
+    Planned { plan, sharing, seen, portable, packings }
+}
+
+/// The launches of a plan, in their order.
+pub(crate) struct Launches {
+    pub(crate) packings: Vec<Launch>,
+    pub(crate) first: Launch,
+    pub(crate) merge: Option<Launch>,
 }
 
 /// The launches of a plan for results of so many rows.
-pub(crate) fn launches(plan: &plan::Forward, rows: u64, dtype: DType) -> [Option<Launch>; 2] {
-    let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.tiles.threads(), 1, 1], shared: plan.shared };
-    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, general: plan.general };
+pub(crate) fn launches(planned: &Planned, rows: u64, dtype: DType) -> Launches {
+    let Planned { plan, packings, .. } = planned;
+    let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.threads(), 1, 1], shared: plan.shared };
+    let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, kind: plan.kind };
     let (blocks, threads) = plan::warps(rows);
     let merge = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
     let merge = Launch { id: KernelId::AttentionMerge { dtype }, shape: merge };
-    [Some(Launch { id, shape }), (plan.splits > 1).then_some(merge)]
+    let packings = packings.iter().flatten().map(Packing::launch).collect();
+    Launches { packings, first: Launch { id, shape }, merge: (plan.splits > 1).then_some(merge) }
 }
 
 /// Enqueues a forward call.
@@ -78,7 +108,8 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
     let (dtype, device) = (T::DTYPE, call.q.device());
     let [batch, heads, queries, _] = four(call.q.dims());
     let [_, _, _, value_size] = four(call.v.dims());
-    let Planned { plan, sharing, seen } = planned(call);
+    let planned = planned(call);
+    let Planned { plan, sharing, seen, packings, .. } = &planned;
     let rows = [batch, heads, queries].map(|length| length as usize);
     let workspace = |elements: usize| -> Result<Option<Tensor<f32>>> {
         let dims = [plan.splits as usize, rows[0] * rows[1] * rows[2], elements];
@@ -110,17 +141,49 @@ pub(crate) fn forward<T: Float>(op: &'static str, call: &Forward<T>, mut results
         split_outputs: address(&mut outputs)? as *mut f32,
         split_states: address(&mut states)? as *mut AttentionState,
     };
+    let mut packed = Vec::new();
+    let call_params = &mut params.call;
+    let operands = [(&mut call_params.q, &call.q), (&mut call_params.k, &call.k), (&mut call_params.v, &call.v)];
+    for ((matrix, view), packing) in operands.into_iter().zip(packings) {
+        if let Some(packing) = packing {
+            let (memory, moved) = packing.run(op, view, matrix)?;
+            packed.push(memory);
+            *matrix = moved;
+        }
+    }
     if sharing.is_ok() {
-        share_keys(&mut params, &seen);
+        share_keys(&mut params, seen);
     }
     let all = rows.iter().map(|length| *length as u64).product();
-    for Launch { id, shape } in launches(&plan, all, dtype).into_iter().flatten() {
-        // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
-        // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and
-        // query, and the kernel that merges them runs behind the one that fills them.
-        unsafe { launch(device, id, &shape, &params) }?;
+    let Launches { first, merge, .. } = launches(&planned, all, dtype);
+    // SAFETY: `call` holds borrowed views on one device, checked to have the shapes named above; the parameters repeat their strides.
+    // `out` and `lse` are borrowed for writing and have the shapes of the results; the workspaces have a row for every split and
+    // query, and the kernel that merges them runs behind the one that fills them. What was packed has the shape of what it was.
+    unsafe {
+        match plan.kind {
+            Kind::Sm90a => launch(device, first.id, &first.shape, &with_maps(device, dtype, params, &plan.tiles)?),
+            Kind::Bands | Kind::General => launch(device, first.id, &first.shape, &params),
+        }?;
+        merge.map_or(Ok(()), |merge| launch(device, merge.id, &merge.shape, &params))
     }
-    Ok(())
+}
+
+/// The parameters with maps of the operands that they name.
+fn with_maps(
+    device: &Device,
+    dtype: DType,
+    forward: AttentionForwardParams,
+    tiles: &plan::Tiles,
+) -> Result<AttentionForwardSm90aParams> {
+    let AttentionCall { sizes, q, k, v, query_offsets, .. } = &forward.call;
+    // Packed sequences are one batch entry.
+    let batch = if query_offsets.is_null() { sizes.batch } else { 1 };
+    Ok(AttentionForwardSm90aParams {
+        q_map: map(device, dtype, q, [batch, sizes.heads, sizes.queries, sizes.head_size], tiles.queries())?,
+        k_map: map(device, dtype, k, [batch, sizes.key_heads, sizes.keys, sizes.head_size], tiles.keys)?,
+        v_map: map(device, dtype, v, [batch, sizes.key_heads, sizes.keys, sizes.value_size], tiles.keys)?,
+        forward,
+    })
 }
 
 const _: () = assert!(ATTENTION_SPLIT_KEYS.0 as u64 == plan::SPLIT_KEYS);
@@ -129,6 +192,8 @@ const _: () = assert!(ATTENTION_SPLIT_KEYS.0 as u64 == plan::SPLIT_KEYS);
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
     let table = if dtype.size() == 4 { plan::WIDE } else { plan::NARROW };
     let merge = [KernelId::AttentionMerge { dtype }];
-    let both = move |head| [false, true].map(|general| KernelId::AttentionForward { dtype, head, general });
-    table.into_iter().flat_map(move |tiles| both(tiles.head)).chain(merge)
+    let both = move |head| [Kind::Bands, Kind::General].map(|kind| KernelId::AttentionForward { dtype, head, kind });
+    let sm90a = plan::SM90A.into_iter().filter(move |_| dtype.size() == 2);
+    let sm90a = sm90a.map(move |tiles| KernelId::AttentionForward { dtype, head: tiles.head, kind: Kind::Sm90a });
+    table.into_iter().flat_map(move |tiles| both(tiles.head)).chain(sm90a).chain(merge)
 }

@@ -2,13 +2,14 @@
 
 mod backward;
 mod forward;
+mod maps;
 mod mask;
 mod partial;
 mod weights;
 
 pub use backward::BiasInto;
 pub(crate) use backward::{OperandGradients, Saved, Upstream, backward, backward_launches, planned_backward};
-pub(crate) use forward::{Planned, Results, forward, launches, planned};
+pub(crate) use forward::{Launches, Planned, Results, forward, launches, planned};
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
 pub(crate) use weights::weights;
@@ -182,4 +183,5 @@ pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
 }
 
 /// The kernels that exist for all of them.
-pub(super) const MASKS: [KernelId; 2] = [KernelId::AttentionMaskBits, KernelId::AttentionMaskSpans];
+pub(super) const OF_ALL_TYPES: [KernelId; 3] =
+    [KernelId::AttentionMaskBits, KernelId::AttentionMaskSpans, KernelId::AttentionPack];

@@ -38,7 +38,8 @@
 //! # Numerics
 //! f16 and bf16 multiply on tensor cores and add up in f32; f32 is split into three TF32 products, so its accuracy is that of f32, not
 //! of TF32. Errors are at most those of a computation that rounds every intermediate result to the element type. The bits of a query depend on
-//! its own row, its keys and the options alone: not on the batch, other sequences, strides, or the schedule of the GPU.
+//! its own row, its keys and the options alone: not on the batch, other sequences, strides, or the schedule of the GPU. Hopper has kernels of
+//! its own, whose bits are others than those of GPUs before and after it.
 
 mod backward;
 mod bias;

@@ -1,11 +1,11 @@
 //! Launch plans of the forward kernels.
 
-use super::{Size, Tiles, tiles};
+use super::{Footprint, Size, Tiles, tiles};
 use crate::dtype::DType;
 use std::fmt;
 use std::ops::Range;
 
-/// Kernels on 16-bit elements. Two row tiles per warp halve what is read of shared memory per product; 96 KiB of shared memory fit on
+/// Kernels on 16-bit elements for every GPU. Two row tiles per warp halve what is read of shared memory per product; 96 KiB of shared memory fit on
 /// every GPU from compute capability 8.0 on (99 KiB of a block on 8.6 and 8.9).
 pub const NARROW: [Tiles; 6] = [
     tiles(32, 4, 2, 64),
@@ -26,18 +26,35 @@ pub const WIDE: [Tiles; 6] = [
     tiles(256, 2, 1, 16),
 ];
 
+/// Kernels of compute capability 9.0 on 16-bit elements: two warpgroups that multiply, and a third that copies.
+pub const SM90A: [Tiles; 2] = [tiles(64, 8, 1, 128), tiles(128, 8, 1, 128)];
+/// Threads of the warpgroup that copies, and bytes of barriers.
+const SM90A_COPIERS: u32 = 128;
+const SM90A_BARRIERS: u64 = 72;
+
 /// Keys of a split. A call's own lengths decide whether and where its keys are split, never how much other work there is.
 pub const SPLIT_KEYS: u64 = 1024;
 /// The most queries for which keys are split; more of them keep a GPU busy by themselves.
 const SPLIT_QUERIES: u64 = 128;
+
+/// Which of the kernels for an element type and head size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// For bands and lengths of keys.
+    Bands,
+    /// For masks and scores of any kind.
+    General,
+    /// For bands and lengths of keys, on compute capability 9.0.
+    Sm90a,
+}
 
 /// How the forward operation is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The kernel's tiles.
     pub tiles: Tiles,
-    /// Whether it is the kernel for masks and scores of any kind.
-    pub general: bool,
+    /// Which kernel it is.
+    pub kind: Kind,
     /// Query tiles of a batch entry and head.
     pub query_tiles: u64,
     /// Parts of the keys that different blocks work on; then a second kernel merges them.
@@ -50,10 +67,28 @@ pub struct Forward {
     pub shared: u64,
 }
 
+impl Forward {
+    /// Threads of a block.
+    pub fn threads(&self) -> u32 {
+        self.tiles.threads() + if self.kind == Kind::Sm90a { SM90A_COPIERS } else { 0 }
+    }
+
+    /// Rows and columns, for those who count them. Warpgroups multiply rows that are not there, too.
+    pub fn footprint(&self) -> Footprint {
+        let own = self.tiles.footprint();
+        if self.kind == Kind::Sm90a { Footprint { warp_rows: own.rows, ..own } } else { own }
+    }
+}
+
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tiles { head, keys, warps, .. } = self.tiles;
-        let (queries, kind) = (self.tiles.queries(), if self.general { "any mask and score" } else { "bands" });
+        let queries = self.tiles.queries();
+        let kind = match self.kind {
+            Kind::Bands => "bands",
+            Kind::General => "any mask and score",
+            Kind::Sm90a => "bands by warpgroups",
+        };
         write!(
             f,
             "{queries} queries x {keys} keys of up to {head} elements, {warps} warps, {kind}: {} blocks",
@@ -71,6 +106,22 @@ pub fn heads(dtype: DType) -> [u32; 6] {
 pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
     let table = if dtype.size() == 4 { &WIDE } else { &NARROW };
     *table.iter().find(|tiles| u64::from(tiles.head) >= head).unwrap_or(&table[table.len() - 1])
+}
+
+/// The tiles of the kernel of compute capability 9.0, or why there is none. What decides are the element type and the call's own lengths
+/// and options, as they decide about the bits of its results.
+pub fn warpgroups(head: u64, dtype: DType, general: bool, splits: bool) -> Result<Tiles, &'static str> {
+    if dtype.size() != 2 {
+        return Err("warpgroups multiply no f32");
+    }
+    if general {
+        return Err("it hides by bands and lengths alone, and changes no scores");
+    }
+    if splits {
+        return Err("it has all keys of a query in one block");
+    }
+    let own = tiles_for(head, dtype).head;
+    SM90A.into_iter().find(|tiles| tiles.head == own).ok_or("it is made for heads of 33 to 64 and 97 to 128 elements")
 }
 
 /// The splits that different blocks work on, as numbers of [`SPLIT_KEYS`] keys each, or why a block has all keys of its queries.
@@ -107,21 +158,35 @@ pub fn share(heads: u64, key_heads: u64, queries: u64, packed: bool, general: bo
 }
 
 /// The plan of a forward operation with at least one query, and head sizes of at most [`super::MAX_HEAD`]. The queries of one batch entry
-/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands.
-pub fn forward(size: &Size, keys: Range<u64>, sequences: Option<u64>, dtype: DType, general: bool) -> Forward {
-    let tiles = tiles_for(size.head_size.max(size.value_size), dtype);
-    let tiles = if general { tiles.general() } else { tiles };
+/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands. `sm90a` says that the
+/// kernels of compute capability 9.0 can run.
+pub fn forward(
+    size: &Size,
+    keys: Range<u64>,
+    sequences: Option<u64>,
+    dtype: DType,
+    general: bool,
+    sm90a: bool,
+) -> Forward {
+    let (splits, split_from) = match split(size.queries, keys, sequences.is_some()) {
+        Ok(splits) => (splits.end - splits.start, splits.start * SPLIT_KEYS),
+        Err(_) => (1, 0),
+    };
+    let head = size.head_size.max(size.value_size);
+    let portable = tiles_for(head, dtype);
+    let (kind, tiles) = match warpgroups(head, dtype, general, splits > 1) {
+        Ok(tiles) if sm90a => (Kind::Sm90a, tiles),
+        _ if general => (Kind::General, portable.general()),
+        _ => (Kind::Bands, portable),
+    };
     let query_tiles = match sequences {
         None => size.queries.div_ceil(u64::from(tiles.queries())),
         // Every sequence fills all its tiles but one; those without queries have none.
         Some(sequences) => size.queries / u64::from(tiles.queries()) + sequences.min(size.queries),
     };
-    let (splits, split_from) = match split(size.queries, keys, sequences.is_some()) {
-        Ok(splits) => (splits.end - splits.start, splits.start * SPLIT_KEYS),
-        Err(_) => (1, 0),
-    };
     let items = size.batch.saturating_mul(size.heads).saturating_mul(query_tiles).saturating_mul(splits);
-    Forward { tiles, general, query_tiles, splits, split_from, blocks: items, shared: tiles.shared(dtype) }
+    let shared = tiles.shared(dtype) + if kind == Kind::Sm90a { SM90A_BARRIERS } else { 0 };
+    Forward { tiles, kind, query_tiles, splits, split_from, blocks: items, shared }
 }
 
 #[cfg(test)]
@@ -148,17 +213,35 @@ mod tests {
             assert_eq!(tiles_for(head, DType::F32).head, class);
         }
         let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
-        let plan = forward(&size, 0..1000, None, DType::F16, false);
+        let plan = forward(&size, 0..1000, None, DType::F16, false, false);
         assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
         assert_eq!(plan.splits, 1);
         let short = Size { queries: 1, ..size };
         let splits = |keys: Range<u64>| {
-            let plan = forward(&short, keys, None, DType::F16, false);
+            let plan = forward(&short, keys, None, DType::F16, false, false);
             (plan.splits, plan.split_from, plan.blocks)
         };
         assert_eq!((splits(0..1024), splits(0..1025)), ((1, 0, 6), (2, 0, 12)));
         assert_eq!((splits(5000..9000), splits(7..7)), ((5, 4096, 30), (1, 0, 6)));
-        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false).query_tiles, 6);
+        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false, false).query_tiles, 6);
+    }
+
+    #[test]
+    fn warpgroups_take_what_they_are_made_for() {
+        for tiles in SM90A {
+            assert!(tiles.shared(DType::F16) + SM90A_BARRIERS <= 227 << 10, "{tiles:?}");
+            assert!(SPLIT_KEYS.is_multiple_of(u64::from(tiles.keys)), "{tiles:?}");
+        }
+        for (head, class) in [(32, None), (33, Some(64)), (64, Some(64)), (65, None), (97, Some(128)), (129, None)] {
+            assert_eq!(warpgroups(head, DType::BF16, false, false).ok().map(|tiles| tiles.head), class);
+        }
+        let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 64 };
+        let plan = forward(&size, 0..1000, None, DType::F16, false, true);
+        assert_eq!((plan.kind, plan.blocks, plan.threads()), (Kind::Sm90a, 12, 384));
+        let kind = |size: &Size, dtype, general| forward(size, 0..5000, None, dtype, general, true).kind;
+        assert_eq!(kind(&size, DType::F32, false), Kind::Bands);
+        assert_eq!(kind(&size, DType::F16, true), Kind::General);
+        assert_eq!(kind(&Size { queries: 1, ..size }, DType::F16, false), Kind::Bands);
     }
 
     #[test]

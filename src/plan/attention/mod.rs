@@ -6,7 +6,9 @@ mod weights;
 mod work;
 
 pub use backward::{Backward, BackwardTiles, Part, ROWS_THREADS, Sweep, backward, backward_tiles, parts};
-pub use forward::{Forward, NARROW, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for};
+pub use forward::{
+    Forward, Kind, NARROW, SM90A, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for, warpgroups,
+};
 pub use weights::{WEIGHTS_TILES, Weights, weights};
 pub use work::{Bytes, CELL, Footprint, Segments, Sight, TileCounts, Work};
 
@@ -79,6 +81,11 @@ pub const MAX_HEAD: u64 = 256;
 /// Blocks and threads of the small kernels around attention, in which a warp has an item.
 pub fn warps(items: u64) -> (u64, u32) {
     (items.div_ceil(4).min(MAX_BLOCKS), 128)
+}
+
+/// Blocks and threads of the kernel that packs operands, in which a thread has 16 bytes.
+pub fn pack(items: u64) -> (u64, u32) {
+    (items.div_ceil(128).min(MAX_BLOCKS), 128)
 }
 
 /// A grid of at least so many blocks, for kernels of which a block has one item and those behind the last item none. Along x there are

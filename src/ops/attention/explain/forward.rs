@@ -3,24 +3,27 @@
 use super::facts::{Facts, Sizes, operand_bytes};
 use super::{ExplainedKernel, ExplainedPass, RejectedPlan};
 use crate::dtype::Float;
-use crate::kernels::attention::{self as kernel, Forward, Planned};
-use crate::plan::attention::{self as plan, SPLIT_KEYS, Sight, Work};
+use crate::kernels::attention::{self as kernel, Forward, Launches, Planned};
+use crate::plan::attention::{self as plan, Kind, SPLIT_KEYS, Sight, Work};
 
 /// `visible` pairs are counted already.
 pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Facts<T>, visible: u64) -> ExplainedPass {
-    let Planned { plan, sharing, seen } = kernel::planned(call);
+    let planned = kernel::planned(call);
+    let Planned { plan, sharing, seen, packings, .. } = &planned;
     let mut kernels = of_masks(call);
     let mut workspace = call.masking.workspace();
     let results = sizes.rows() * (sizes.value_size * sizes.bytes + 4);
     // Without results there are no launches.
     if sizes.rows() * sizes.value_size > 0 {
-        let work = work(&plan, &sharing, seen.clone(), facts);
-        let [first, merge] = kernel::launches(&plan, sizes.rows(), T::DTYPE);
+        let work = work(plan, sharing, seen.clone(), facts);
+        let Launches { packings: packs, first, merge } = kernel::launches(&planned, sizes.rows(), T::DTYPE);
         let Sizes { head_size, value_size, .. } = *sizes;
         let read = sizes.bytes * (work.rows * head_size + work.columns * (head_size + value_size));
         let width = u64::from(plan.tiles.head) * sizes.steps();
-        let of_tiles = |launch| ExplainedKernel::new(&launch, plan.to_string()).with(&work, 2, width, read);
-        kernels.extend(first.map(of_tiles));
+        let words = "puts rows of an operand at multiples of 16 bytes";
+        kernels.extend(packs.iter().map(|launch| ExplainedKernel::new(launch, words.to_owned())));
+        workspace += packings.iter().flatten().map(|packing| packing.bytes()).sum::<u64>();
+        kernels.push(ExplainedKernel::new(&first, plan.to_string()).with(&work, 2, width, read));
         let words = || format!("merges {} splits of {SPLIT_KEYS} keys", plan.splits);
         kernels.extend(merge.map(|launch| ExplainedKernel::new(&launch, words())));
         if plan.splits > 1 {
@@ -32,7 +35,7 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
     }
     ExplainedPass {
         kernels,
-        rejected: rejected(call, sizes, &plan, &sharing, seen),
+        rejected: rejected(call, sizes, &planned),
         flops: 2 * visible * (sizes.head_size + sizes.value_size),
         bytes: operand_bytes(call) + results,
         workspace,
@@ -51,7 +54,7 @@ fn work<T: Float>(
     seen: std::ops::Range<u64>,
     facts: &Facts<T>,
 ) -> Work {
-    let (footprint, mut all) = (plan.tiles.footprint(), Work::default());
+    let (footprint, mut all) = (plan.footprint(), Work::default());
     let mut add = |sight: &Sight, heads: u64| {
         if plan.splits == 1 {
             all += sight.by_queries(footprint, 0..u64::MAX) * heads;
@@ -68,16 +71,12 @@ fn work<T: Float>(
     all
 }
 
-fn rejected<T: Float>(
-    call: &Forward<T>,
-    sizes: &Sizes,
-    chosen: &plan::Forward,
-    sharing: &Result<u64, &'static str>,
-    seen: std::ops::Range<u64>,
-) -> Vec<RejectedPlan> {
+fn rejected<T: Float>(call: &Forward<T>, sizes: &Sizes, planned: &Planned) -> Vec<RejectedPlan> {
+    let Planned { plan: chosen, sharing, seen, portable, .. } = planned;
     let mut rejected = other_heads(sizes, chosen.tiles.head, plan::heads(T::DTYPE).into_iter());
     rejected.push(of_generality(call));
-    rejected.push(match plan::split(sizes.queries, seen, call.offsets.is_some()) {
+    rejected.push(of_warpgroups(call, sizes, chosen, *portable));
+    rejected.push(match plan::split(sizes.queries, seen.clone(), call.offsets.is_some()) {
         Err(reason) => RejectedPlan::new("keys split between blocks", reason),
         Ok(_) => {
             let reason = format!("{} queries keep too few multiprocessors busy", sizes.queries);
@@ -92,6 +91,24 @@ fn rejected<T: Float>(
         }
     });
     rejected
+}
+
+/// The kernel for the other GPUs.
+fn of_warpgroups<T: Float>(
+    call: &Forward<T>,
+    sizes: &Sizes,
+    chosen: &plan::Forward,
+    portable: Option<&'static str>,
+) -> RejectedPlan {
+    if chosen.kind == Kind::Sm90a {
+        let reason =
+            "products of warpgroups read their operands from shared memory, and tiles come without a thread's work";
+        return RejectedPlan::new("the kernel for every GPU", reason);
+    }
+    let head = sizes.head_size.max(sizes.value_size);
+    let fits = plan::warpgroups(head, T::DTYPE, call.general().is_some(), chosen.splits > 1);
+    let reason = fits.err().or(portable).unwrap_or("it cannot run");
+    RejectedPlan::new("the kernel for compute capability 9.0", reason)
 }
 
 /// Kernels for the head sizes next to the chosen one.
