@@ -4,7 +4,7 @@
 
 #include "attention.h"
 
-/// attention_pack.
+/// attention_pack_sm90a.
 typedef struct {
   /// Rows of 16-bit elements, by batch entries and heads.
   AttentionMatrix from;

@@ -254,7 +254,7 @@ impl KernelId {
                 };
                 format!("attention_forward_{dtype}_{head}{kind}")
             }
-            Self::AttentionPack => "attention_pack".to_owned(),
+            Self::AttentionPack => "attention_pack_sm90a".to_owned(),
             Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
@@ -322,7 +322,7 @@ impl KernelId {
             Self::AttentionForward { dtype: DType::BF16, .. } => "attention_forward_bf16",
             Self::AttentionForward { .. } => "attention_forward_f32",
             Self::AttentionMaskBits | Self::AttentionMaskSpans => "attention_mask",
-            Self::AttentionPack => "attention_pack",
+            Self::AttentionPack => "attention_pack_sm90a",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::AttentionBackwardRows { .. } => "attention_backward_rows",
             Self::AttentionBackward { dtype, part, .. } => match (dtype, part) {

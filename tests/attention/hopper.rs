@@ -248,7 +248,7 @@ fn explanations_on_hopper() {
             let explanation = explain(q, k, v, &options).unwrap();
             let explained: Vec<String> =
                 explanation.forward.kernels.iter().map(|kernel| kernel.symbol.clone()).collect();
-            let mut want = vec!["attention_pack".to_owned(); packs];
+            let mut want = vec!["attention_pack_sm90a".to_owned(); packs];
             want.push("attention_forward_f16_64_sm90a".to_owned());
             assert_eq!((&explained, explanation.forward.workspace), (&want, bytes));
             soft().inspect(|soft| soft.reset_counters());

@@ -5,7 +5,7 @@ use sumexp::attention::{self, Attention, AttentionGradients};
 use sumexp::mask::Align;
 use sumexp::{
     BinaryCrossEntropy, ConfidenceOptions, CrossEntropy, Device, Dim, Direction, Float, GumbelOptions, KlDivergence,
-    LogProbabilities, Mask, NllLoss, Probabilities, Reduction, SampleOptions, SoftmaxOptions, Tensor, argmax,
+    LogProbabilities, Mask, NllLoss, Probabilities, Reduction, SampleOptions, SoftmaxOptions, Tensor, View, argmax,
     binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_backward, confidence, cross_entropy,
     cross_entropy_backward, cross_entropy_with_gradient, gumbel_softmax, keep, kl_div, kl_div_backward,
     log_softmax_backward, logsumexp, logsumexp_backward, nll_loss, nll_loss_backward, sample, sigmoid,
@@ -270,6 +270,22 @@ impl World {
     }
 }
 
+impl Calls<'_> {
+    /// Attention to keys and values whose rows are not multiples of 16 bytes apart.
+    fn attention_anywhere<T: Float>(&mut self) {
+        let (q, x) = (random::<T>(self.device, &[1, 1, 384, 64], 25), random::<T>(self.device, &[1, 1, 384, 67], 26));
+        fn rows<T: Float>(x: &Tensor<T>) -> View<'_, T> {
+            x.view().slice(Dim::LAST, 1..65).unwrap()
+        }
+        let explanation = attention::explain(&q, rows(&x), rows(&x), &Attention::default()).unwrap();
+        let pass = &explanation.forward;
+        let least = Least { bytes: pass.bytes, elements: explanation.visible, flops: pass.flops };
+        let name = format!("attention {} 384 D 64 rows anywhere", T::DTYPE);
+        let run = move || drop(attention::forward(&q, rows(&x), rows(&x), &Attention::default()).unwrap());
+        self.all.push(Call { name, least, run: Box::new(run) });
+    }
+}
+
 /// The calls of attention that may take kernels of the newest GPUs.
 pub fn attentions<T: Float>(device: &Device) -> Vec<Call> {
     let mut calls = Calls { device, all: Vec::new() };
@@ -278,6 +294,7 @@ pub fn attentions<T: Float>(device: &Device) -> Vec<Call> {
             calls.attention::<T>(head, masked);
         }
     }
+    calls.attention_anywhere::<T>();
     calls.all
 }
 

@@ -3,7 +3,7 @@
 #include "attention/copy.cuh"
 #include "params/attention_pack.h"
 
-extern "C" __global__ void __launch_bounds__(128) attention_pack(const __grid_constant__ AttentionPackParams p) {
+extern "C" __global__ void __launch_bounds__(128) attention_pack_sm90a(const __grid_constant__ AttentionPackParams p) {
   const uint32_t chunks = (p.length + 7) / 8;
   const uint64_t all = uint64_t{p.batch} * p.heads * p.rows * chunks;
   for (uint64_t i = uint64_t{blockIdx.x} * 128 + threadIdx.x; i < all; i += uint64_t{gridDim.x} * 128) {
