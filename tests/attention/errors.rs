@@ -163,9 +163,9 @@ fn operands_elsewhere() {
     let (here, there) = (zeros(&host, &[1, 1, 2, 8]), zeros(&gpu, &[1, 1, 2, 8]));
     let plain = Attention::default();
     let error = forward(&here, &there, &here, &plain).unwrap_err().to_string();
-    assert!(error.starts_with("attention: devices differ: q is on cpu, k is on cuda:0 (stream"), "{error}");
+    assert!(error.starts_with("attention: devices differ: q is on cpu, k is on cuda:"), "{error}");
     let error = forward(&here, &here, &there, &plain).unwrap_err().to_string();
-    assert!(error.starts_with("attention: devices differ: q is on cpu, v is on cuda:0 (stream"), "{error}");
+    assert!(error.starts_with("attention: devices differ: q is on cpu, v is on cuda:"), "{error}");
     for device in [&host, &gpu] {
         let (world, q) = (World::new(device), zeros(device, &[1, 1, 5, 8]));
         let k = zeros(device, &[1, 1, 7, 8]);

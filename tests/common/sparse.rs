@@ -2,7 +2,7 @@
 
 use softgpu::ctl::Gpu;
 use sumexp::interop::raw_address_mut;
-use sumexp::{Device, Dim, Element, Tensor, View, ViewMut};
+use sumexp::{Device, DeviceName, Dim, Element, Tensor, View, ViewMut};
 
 /// Elements between two rows that lie far apart: every other row's offset is a multiple of 2^32.
 pub const FAR: usize = 1 << 31;
@@ -10,9 +10,15 @@ pub const FAR: usize = 1 << 31;
 /// Room for every test of a program at once.
 const MEMORY: u64 = 1 << 42;
 
+/// The number of a GPU.
+fn ordinal(device: &Device) -> usize {
+    let DeviceName::Cuda { ordinal, .. } = device.name() else { panic!("the host has no sparse memory") };
+    ordinal
+}
+
 /// Zeros that take no memory.
 pub fn zeros<T: Element>(soft: &Gpu, device: &Device, dims: &[usize]) -> Tensor<T> {
-    soft.memory_limit(0, MEMORY);
+    soft.memory_limit(ordinal(device) as u32, MEMORY);
     Tensor::zeros(device, dims).expect("sparse memory")
 }
 
@@ -25,7 +31,7 @@ pub fn put<T: Element>(tensor: &mut Tensor<T>, first: usize, values: &[T]) {
     // SAFETY: the primary context is retained and released in pairs, and the library keeps it alive; the elements lie in
     // the tensor, by the assertion, and no work on it is queued.
     unsafe {
-        let gpu = device::get(0).expect("the device of the tensor");
+        let gpu = device::get(ordinal(tensor.device()) as i32).expect("the device of the tensor");
         ctx::set_current(primary_ctx::retain(gpu).expect("it is in use")).expect("a live context");
         memcpy_htod_sync(address + (first * size_of::<T>()) as u64, values).expect("a copy");
         primary_ctx::release(gpu).expect("retained above");
