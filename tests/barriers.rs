@@ -220,7 +220,9 @@ fn attends_to<T: Float>(head: usize, general: bool, keys: usize) -> Case {
         let queries = keys - 50;
         let of = |length: usize, seed: u64| random::<T>(device, &[1, 1, length, head], seed);
         let mut v = of(keys, 13).to_vec().expect("readable");
+        // In the first tile, and in a later one.
         v[41 * head] = T::from_f64(f64::NAN);
+        v[170 * head + 1] = T::from_f64(f64::NAN);
         let v = Tensor::from_slice(device, &[1, 1, keys, head], &v).expect("a small tensor");
         let bytes: Vec<u8> = (0..keys).map(|key| u8::from(key % 5 != 0 || key >= 50)).collect();
         let bytes = Tensor::from_slice(device, &[keys], &bytes).expect("a small tensor");

@@ -115,6 +115,9 @@ class Multiplier {
     Scores scores;
     float fade[2];
     barrier_wait(memory.q_full(), 0);
+    barrier_wait(memory.k_full(turn.stage), turn.parity);
+    keep_all(scores[0]);
+    products_begin();
     start_scores_at(scores, q_rows, turn);
     products_wait<0>();
     keep_all(scores[0]);
@@ -126,6 +129,11 @@ class Multiplier {
     for (int32_t key = tiles.begin + S::kKeys; key < tiles.end; key += S::kKeys) {
       const Turn<S::kStages> now = turn;
       turn.advance();
+      // Both before products begin: a wait between them would keep the weights' registers from the second ones.
+      barrier_wait(memory.v_full(now.stage), now.parity);
+      barrier_wait(memory.k_full(turn.stage), turn.parity);
+      keep_all(scores[0]);
+      begin_output(output, weights);
       start_scores_at(scores, q_rows, turn);
       start_output_at(output, weights, now);
       products_wait<1>();
@@ -139,18 +147,25 @@ class Multiplier {
       weights = Weights<S>(scores);
       if (tiles.cut(key)) count_special(output, weights, turn);
     }
+    barrier_wait(memory.v_full(turn.stage), turn.parity);
+    begin_output(output, weights);
     start_output_at(output, weights, turn);
     products_wait<0>();
     keep_all(output[0]);
   }
 
+  /// The last use of what the next products of weights and values read and write.
+  static DEVICE void begin_output(Output& output, Weights<S>& weights) {
+    keep_all(output[0]);
+    keep_all(weights);
+    products_begin();
+  }
+
   DEVICE void start_scores_at(Scores& scores, uint32_t q_rows, const Turn<S::kStages>& turn) {
-    barrier_wait(memory.k_full(turn.stage), turn.parity);
     start_scores<S>(scores, q_rows, memory.k_tile(turn.stage));
     products_commit();
   }
   DEVICE void start_output_at(Output& output, const Weights<S>& weights, const Turn<S::kStages>& turn) {
-    barrier_wait(memory.v_full(turn.stage), turn.parity);
     start_output<S>(output, weights, memory.v_tile(turn.stage));
     products_commit();
   }

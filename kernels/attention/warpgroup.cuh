@@ -119,13 +119,20 @@ DEVICE void keep_all(float (&sums)[kBlocks][4]) {
     for (int e = 0; e < 4; ++e) keep(sums[j][e]);
   }
 }
+template <class S>
+DEVICE void keep_all(Weights<S>& weights) {
+#pragma unroll
+  for (int step = 0; step < Weights<S>::kSteps; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) keep(weights.words[0][step][i]);
+  }
+}
 
-/// Starts scores = q k^T of a warpgroup, whose queries begin at `q_rows`. All its threads must call; then products_commit.
+/// Starts scores = q k^T of a warpgroup, whose queries begin at `q_rows`. All its threads must call, between products_begin and
+/// products_commit.
 template <class S>
 DEVICE void start_scores(float (&scores)[1][S::kKeys / 8][4], uint32_t q_rows, uint32_t k_tile) {
   const uint64_t q = descriptor<typename S::QueryTile>(q_rows), k = descriptor<typename S::KeyTile>(k_tile);
-  keep_all(scores[0]);
-  products_begin();
 #pragma unroll
   for (int step = 0; step < S::kHead / 16; ++step) {
     multiply_tiles<typename S::T>(scores[0], q + column_step<typename S::QueryTile>(step), k + column_step<typename S::KeyTile>(step), step > 0);
@@ -136,8 +143,6 @@ DEVICE void start_scores(float (&scores)[1][S::kKeys / 8][4], uint32_t q_rows, u
 template <class S>
 DEVICE void start_output(float (&output)[1][S::kHead / 8][4], const Weights<S>& weights, uint32_t v_tile) {
   const uint64_t v = descriptor<typename S::ValueTile>(v_tile);
-  keep_all(output[0]);
-  products_begin();
 #pragma unroll
   for (int step = 0; step < Weights<S>::kSteps; ++step) {
     multiply_registers<typename S::T>(output[0], weights.words[0][step], v + row_step(step));

@@ -82,3 +82,4 @@ DEVICE void products_wait() {
 }
 /// Keeps uses of a register on their side of this place: the compiler does not know that products write later.
 DEVICE void keep(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+DEVICE void keep(uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
