@@ -238,28 +238,38 @@ fn by_warpgroups<T: Float>() -> Vec<Case> {
     let image = format!("attention_forward_{}_sm90a", T::DTYPE);
     let built = images().iter().any(|(name, _)| *name == image);
     let heads: &[usize] = if built { &[64, 128] } else { &[] };
-    heads.iter().map(|head| attends_to::<T>(*head, false, 600).on_hopper()).collect()
+    // Rings are filled again by keys, and by the queries of several heads.
+    let gradients = |head: usize| [[1, 70, 600], [2, 300, 130]].map(|sizes| slopes_of::<T>(head, false, sizes));
+    let of = |head: &usize| [attends_to::<T>(*head, false, 600)].into_iter().chain(gradients(*head));
+    heads.iter().flat_map(of).map(Case::on_hopper).collect()
 }
 
 /// Gradients of attention by the kernels for heads of so many elements, likewise; `general` with tiles of queries and of keys of which
 /// bytes alone show nothing.
 fn slopes<T: Float>(head: usize, general: bool) -> Case {
+    slopes_of::<T>(head, general, [1, 200, 200])
+}
+
+/// The same with so many heads that share so many keys, and so many queries in each.
+fn slopes_of<T: Float>(head: usize, general: bool, [heads, queries, keys]: [usize; 3]) -> Case {
     let name = format!("gradients of attention {} of {head}{}", T::DTYPE, if general { " with bytes" } else { "" });
     Case::new(name, move |device| {
-        let (queries, keys) = (200, 200);
         // A NaN that some see and some do not.
-        let of = |length: usize, seed: u64, at: usize| {
-            let mut x = random::<T>(device, &[1, 1, length, head], seed).to_vec().expect("readable");
+        let of = |heads: usize, length: usize, seed: u64, at: usize| {
+            let mut x = random::<T>(device, &[1, heads, length, head], seed).to_vec().expect("readable");
             x[at * head] = T::from_f64(f64::NAN);
-            Tensor::from_slice(device, &[1, 1, length, head], &x).expect("a small tensor")
+            Tensor::from_slice(device, &[1, heads, length, head], &x).expect("a small tensor")
         };
-        let (q, k, v, dout) = (of(queries, 16, 30), of(keys, 17, 40), of(keys, 18, 40), of(queries, 19, 30));
+        let (align, special) =
+            if queries < keys { (Align::BottomRight, keys - queries + 30) } else { (Align::TopLeft, 40) };
+        let (q, dout) = (of(heads, queries, 16, 30), of(heads, queries, 19, 30));
+        let (k, v) = (of(1, keys, 17, special), of(1, keys, 18, special));
         // Holes in a corner, and whole tiles beside it.
         let shown =
             |query: usize, key: usize| query < 128 && key < 128 && (!key.is_multiple_of(5) || key >= 50 || query >= 50);
         let bytes: Vec<u8> = (0..queries * keys).map(|i| u8::from(shown(i / keys, i % keys))).collect();
         let bytes = Tensor::from_slice(device, &[queries, keys], &bytes).expect("a small tensor");
-        let mask = if general { Mask::Visible(keep(&bytes)) } else { Mask::Causal(Align::TopLeft) };
+        let mask = if general { Mask::Visible(keep(&bytes)) } else { Mask::Causal(align) };
         let options = Attention { mask, ..Attention::default() };
         let saved = attention::forward(&q, &k, &v, &options).expect("a legal call");
         let gradients = attention::backward(&q, &k, &v, &saved, &dout, &options).expect("a legal call");
@@ -371,8 +381,8 @@ struct Unused {
 }
 
 impl Unused {
-    const ALL: [Profile; 64] = {
-        let mut all = [Profile::Sm80; 64];
+    const ALL: [Profile; 256] = {
+        let mut all = [Profile::Sm80; 256];
         let mut i = 1;
         while i < all.len() {
             all[i] = Profile::Sm90;
@@ -386,7 +396,7 @@ impl Unused {
         soft.devices(&Self::ALL);
         let pair = NEXT.fetch_add(1, Ordering::Relaxed) * 2;
         let [portable, hopper] =
-            [pair, pair + 1].map(|number| Device::cuda(number).expect("fewer than 32 launches fail"));
+            [pair, pair + 1].map(|number| Device::cuda(number).expect("fewer than 128 launches fail"));
         Self { portable, hopper }
     }
 

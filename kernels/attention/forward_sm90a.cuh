@@ -9,6 +9,7 @@
 // last key hold what lies there: maps know the end of the tensor, not of the sequence. Such keys are hidden as others are.
 #pragma once
 
+#include "attention/ring.cuh"
 #include "attention/rows.cuh"
 #include "attention/warpgroup.cuh"
 
@@ -34,17 +35,6 @@ struct WarpgroupMemory {
   DEVICE uint32_t v_empty(uint32_t stage) const { return k_full(stage) + 24; }
 };
 
-/// A place in the ring, and how often it was passed.
-template <int kStages>
-struct Turn {
-  uint32_t stage = 0, parity = 0;
-
-  DEVICE void advance() {
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    if (stage == 0) parity ^= 1;
-  }
-};
-
 /// The key tiles of a block's work, from `begin` to `end`, and which of them have a pair that is hidden.
 template <class S>
 struct KeyTiles {
@@ -68,12 +58,8 @@ DEVICE void copy_tiles(const AttentionForwardSm90aParams& p, const Work& work, c
   const AttentionCall& call = p.forward.call;
   const Sequence& sequence = work.sequence;
   const auto copy = [&](auto tile, uint32_t to, const AttentionMap& map, const AttentionMatrix& matrix, uint32_t head, int32_t row, uint32_t full) {
-    using Tile = decltype(tile);
-    // Dims that repeat have one entry.
-    const int32_t of_head = matrix.head == 0 ? 0 : head, of_batch = matrix.batch == 0 ? 0 : sequence.batch;
-    barrier_expect(full, Tile::kSize);
-#pragma unroll
-    for (int block = 0; block < Tile::kBlocks; ++block) copy_box(to + block * Tile::kGroupBytes, &map, 64 * block, row, of_head, of_batch, full);
+    barrier_expect(full, decltype(tile)::kSize);
+    copy_tile<decltype(tile)>(to, map, matrix, sequence, head, row, full);
   };
   copy(typename S::QueryTile(), memory.q_tile(), p.q_map, call.q, sequence.head, sequence.first_query + work.first_query, memory.q_full());
   const uint32_t key_head = sequence.head / (call.sizes.heads / call.sizes.key_heads);
@@ -121,7 +107,7 @@ class Multiplier {
     start_scores_at(scores, q_rows, turn);
     products_wait<0>();
     keep_all(scores[0]);
-    done(memory.k_empty(turn.stage));
+    warpgroup_arrive(memory.k_empty(turn.stage));
     weigh(softmax, scores, fade, tiles.begin);
     Weights<S> weights(scores);
     if (tiles.cut(tiles.begin)) count_special(output, weights, turn);
@@ -138,11 +124,11 @@ class Multiplier {
       start_output_at(output, weights, now);
       products_wait<1>();
       keep_all(scores[0]);
-      done(memory.k_empty(turn.stage));
+      warpgroup_arrive(memory.k_empty(turn.stage));
       const bool grown = weigh(softmax, scores, fade, key);
       products_wait<0>();
       keep_all(output[0]);
-      done(memory.v_empty(now.stage));
+      warpgroup_arrive(memory.v_empty(now.stage));
       if (grown) softmax.scale(output, fade);
       weights = Weights<S>(scores);
       if (tiles.cut(key)) count_special(output, weights, turn);
@@ -168,11 +154,6 @@ class Multiplier {
   DEVICE void start_output_at(Output& output, const Weights<S>& weights, const Turn<S::kStages>& turn) {
     start_output<S>(output, weights, memory.v_tile(turn.stage));
     products_commit();
-  }
-
-  /// The warpgroup reads a buffer no more.
-  static DEVICE void done(uint32_t empty) {
-    if (threadIdx.x % 128 == 0) barrier_arrive(empty);
   }
 
   DEVICE bool weigh(RunningSoftmax<S>& softmax, Scores& scores, float (&fade)[2], int32_t key) const {

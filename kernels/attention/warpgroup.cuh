@@ -89,6 +89,13 @@ DEVICE void multiply_registers(float (&sums)[kBlocks][4], const uint32_t (&a)[4]
                  : "l"(a), "l"(b), "r"(adds));                                                                                 \
   }                                                                                                                            \
   template <>                                                                                                                  \
+  DEVICE void multiply_tiles<T, 8>(float (&sums)[8][4], uint64_t a, uint64_t b, int adds) {                                    \
+    asm volatile("{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, %34, 0;\n\twgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type  \
+                 " {" NAMES_32 "}, %32, %33, adds, 1, 1, 0, 0;\n\t}"                                                           \
+                 : SUMS_32(sums, 0)                                                                                            \
+                 : "l"(a), "l"(b), "r"(adds));                                                                                 \
+  }                                                                                                                            \
+  template <>                                                                                                                  \
   DEVICE void multiply_registers<T, 16>(float (&sums)[16][4], const uint32_t (&a)[4], uint64_t b) {                            \
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" NAMES_64                                    \
                  "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"                                                                   \

@@ -72,6 +72,13 @@ DEVICE void copy_box(uint32_t to, const void* map, int32_t c0, int32_t c1, int32
       : "memory");
 }
 
+/// Starts to copy neighbouring bytes of global memory; address, size and destination are multiples of 16. As copy_box.
+DEVICE void copy_bytes(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
+               "r"(barrier)
+               : "memory");
+}
+
 /// Before products, behind any other use of their registers.
 DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }

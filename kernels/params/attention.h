@@ -293,4 +293,14 @@ typedef struct {
   uint32_t reserved;
 } AttentionBackwardParams;
 
+/// Backward kernels of compute capability 9.0, for masks of bands and lengths.
+typedef struct {
+  AttentionBackwardParams backward;
+  /// Maps of q, k, v and dout, as in the forward kernels.
+  AttentionMap q_map;
+  AttentionMap k_map;
+  AttentionMap v_map;
+  AttentionMap dout_map;
+} AttentionBackwardSm90aParams;
+
 #endif

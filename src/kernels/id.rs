@@ -54,8 +54,8 @@ pub enum KernelId {
         head: u32,
         /// Which gradients.
         part: Part,
-        /// Whether masks and scores may be of any kind.
-        general: bool,
+        /// For which masks and GPUs.
+        kind: Kind,
     },
     /// Softmax, log-softmax, logsumexp and the gradient of logsumexp.
     SoftmaxForward {
@@ -245,22 +245,20 @@ impl KernelId {
             SoftmaxForm::Partial => partial.to_owned(),
             SoftmaxForm::Results => "results".to_owned(),
         };
+        let takes = |kind| match kind {
+            Kind::Bands => "",
+            Kind::General => "_general",
+            Kind::Sm90a => "_sm90a",
+        };
         match self {
-            Self::AttentionForward { dtype, head, kind } => {
-                let kind = match kind {
-                    Kind::Bands => "",
-                    Kind::General => "_general",
-                    Kind::Sm90a => "_sm90a",
-                };
-                format!("attention_forward_{dtype}_{head}{kind}")
-            }
+            Self::AttentionForward { dtype, head, kind } => format!("attention_forward_{dtype}_{head}{}", takes(kind)),
             Self::AttentionPack => "attention_pack_sm90a".to_owned(),
             Self::AttentionMaskBits => "attention_mask_bits".to_owned(),
             Self::AttentionMaskSpans => "attention_mask_spans".to_owned(),
             Self::AttentionMerge { dtype } => format!("attention_merge_{dtype}"),
             Self::AttentionWeights { dtype } => format!("attention_weights_{dtype}"),
             Self::AttentionBackwardRows { dtype } => format!("attention_backward_rows_{dtype}"),
-            Self::AttentionBackward { dtype, head, part, general } => {
+            Self::AttentionBackward { dtype, head, part, kind } => {
                 let part = match part {
                     Part::Queries => "queries",
                     Part::KeysAndValues => "keys_and_values",
@@ -268,7 +266,7 @@ impl KernelId {
                     Part::Values => "values",
                     Part::Bias => "bias",
                 };
-                format!("attention_backward_{part}_{dtype}_{head}{}", if general { "_general" } else { "" })
+                format!("attention_backward_{part}_{dtype}_{head}{}", takes(kind))
             }
             Self::AttentionPartial { dtype, backward } => {
                 format!("attention_partial_{}{dtype}", if backward { "backward_" } else { "" })
@@ -325,6 +323,8 @@ impl KernelId {
             Self::AttentionPack => "attention_pack_sm90a",
             Self::AttentionMerge { .. } => "attention_merge",
             Self::AttentionBackwardRows { .. } => "attention_backward_rows",
+            Self::AttentionBackward { dtype: DType::F16, kind: Kind::Sm90a, .. } => "attention_backward_f16_sm90a",
+            Self::AttentionBackward { kind: Kind::Sm90a, .. } => "attention_backward_bf16_sm90a",
             Self::AttentionBackward { dtype, part, .. } => match (dtype, part) {
                 (DType::F16, Part::Bias) => "attention_backward_bias_f16",
                 (DType::BF16, Part::Bias) => "attention_backward_bias_bf16",

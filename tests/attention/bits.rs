@@ -8,6 +8,7 @@ use crate::common::compare::assert_same_bits;
 use crate::common::device::{assert_no_findings, soft};
 use crate::common::sparse::{FAR, Far};
 use crate::{device, devices};
+use softgpu::ctl::Gpu;
 use softgpu::launch::Checks;
 use sumexp::attention::{
     Attention, AttentionGradients, AttentionInto, AttentionOutput, Bias, GradientsInto, backward, backward_into,
@@ -17,7 +18,7 @@ use sumexp::mask::{Align, Band};
 use sumexp::{Device, Dim, Element, Error, Float, Mask, Polarity, Tensor, View, ViewMut, bf16, f16, keep};
 
 /// Gradients of the results of a problem.
-type Upstream = (Vec<f64>, Vec<f64>);
+pub type Upstream = (Vec<f64>, Vec<f64>);
 
 /// A problem of one batch entry among `count` others, with key lengths.
 fn batch_of(
@@ -55,6 +56,19 @@ fn assert_same<T: Float>(case: &str, got: &Results<T>, want: &Results<T>, place:
     }
 }
 
+/// The results of a problem alone, in a batch of 32, at any place of it, and with other rows' lengths changed.
+pub fn alone_or_in_a_batch<T: Float>(device: &Device, problem: Problem) {
+    let (upstream, keys) = (upstream(&problem, 52), problem.keys as i32);
+    let (alone, length) = ((problem, upstream), keys - 2);
+    let run = |(problem, of)| both::<T>(device, problem, of);
+    let want = run(batch_of(&alone, 1, 0, |_| length));
+    for (count, place, others) in [(32, 0, 1), (32, 31, keys), (32, 7, 0), (2, 1, keys / 2)] {
+        let got = run(batch_of(&alone, count, place, |n| if n == place { length } else { others }));
+        assert_same(&format!("{place} of {count}"), &got, &want, place);
+    }
+    assert_no_findings(&"a batch of 32");
+}
+
 /// flash-attn c2006099, FlashMLA#212, vllm#53257: alone, in a batch of 32, at any place of it, and with other rows' lengths changed. Long keys
 /// are split between blocks, and the split must not depend on the others either.
 #[test]
@@ -63,17 +77,8 @@ fn a_row_alone_or_in_a_batch_of_32() {
         for (queries, keys) in [(1, 1100), (33, 70), (3, 5)] {
             let mut problem = Problem::new([1, 2, 1], [queries, keys], [32, 32], 51);
             problem.masks.bands = vec![Band::causal(Align::BottomRight)];
-            let upstream = upstream(&problem, 52);
-            let alone = (problem, upstream);
-            let length = keys as i32 - 2;
             for device in devices() {
-                let run = |(problem, of)| both::<T>(&device, problem, of);
-                let want = run(batch_of(&alone, 1, 0, |_| length));
-                for (count, place, others) in [(32, 0, 1), (32, 31, keys as i32), (32, 7, 0), (2, 1, keys as i32 / 2)] {
-                    let got = run(batch_of(&alone, count, place, |n| if n == place { length } else { others }));
-                    assert_same(&format!("{place} of {count}"), &got, &want, place);
-                }
-                assert_no_findings(&"a batch of 32");
+                alone_or_in_a_batch::<T>(&device, problem.clone());
             }
         }
     }
@@ -124,6 +129,10 @@ fn read<T: Float>(saved: &AttentionOutput<T>, gradients: &AttentionGradients<T>)
 /// gradient, and dv was made as k. Every other row of a tensor, positions first, the same row for all; values of another size.
 #[test]
 fn gradients_of_any_strides() {
+    any_strides();
+}
+
+pub fn any_strides() {
     for device in devices() {
         let (queries, size) = (70, 40);
         let problem = Problem::new([1, 2, 2], [queries, 33], [64, size], 60);
@@ -309,12 +318,18 @@ fn twenty_schedules() {
     let split = Problem::new([1, 4, 1], [1, 2100], [32, 32], 56);
     let sequences =
         vec![Problem::single(40, 70, 32, 57), Problem::single(3, 0, 32, 58), Problem::single(70, 5, 32, 59)];
-    let calls = [
-        OnDevice::<f16>::new(&device, vec![masked], Layout::PositionsFirst),
-        OnDevice::<f16>::new(&device, vec![split], Layout::HeadsFirst),
-        OnDevice::<f16>::new(&device, sequences, Layout::Packed),
-    ];
-    for call in &calls {
+    of_all_schedules(
+        &soft,
+        &[
+            OnDevice::<f16>::new(&device, vec![masked], Layout::PositionsFirst),
+            OnDevice::<f16>::new(&device, vec![split], Layout::HeadsFirst),
+            OnDevice::<f16>::new(&device, sequences, Layout::Packed),
+        ],
+    );
+}
+
+pub fn of_all_schedules<T: Float>(soft: &Gpu, calls: &[OnDevice<T>]) {
+    for call in calls {
         let of: Vec<Upstream> = call.problems.iter().map(|problem| upstream(problem, 60)).collect();
         soft.seed(0);
         let want = call.both(&of);

@@ -137,42 +137,43 @@ fn hidden_tiles_are_not_read_and_whole_ones_not_looked_at() {
 #[test]
 fn gradients_are_made_of_whole_sectors() {
     let Some(soft) = soft() else { return };
-    fn of<T: Float>(soft: &Gpu, head: usize, mask: Mask) {
-        let p = problem::<T>(1, [1, 1, 1, 256, 256, head, head], 1.0);
-        let device = device();
-        let tensor = |values: &[f64], dims: &[usize]| {
-            let values: Vec<T> = values.iter().map(|x| T::from_f64(*x)).collect();
-            Tensor::from_slice(&device, dims, &values).unwrap()
-        };
-        let dims = [1, 1, 256, head];
-        let [q, k, v] = [&p.q, &p.k, &p.v].map(|x| tensor(x, &dims));
-        let options = Attention { mask, ..Attention::default() };
-        let output = forward(&q, &k, &v, &options).unwrap();
-        soft.reset_counters();
-        drop(backward(&q, &k, &v, &output, &output.out, &options).unwrap());
-        for kernel in explain(&q, &k, &v, &options).unwrap().backward.kernels {
-            let counters = soft.counters(&kernel.symbol).expect("it was launched");
-            assert_eq!(counters.local_bytes, 0, "{kernel}");
-            // A lane that owns queries reads two numbers of each by itself, and writes one.
-            let by_itself = |line: &Line| {
-                let statement = &line.statement;
-                kernel.symbol.contains("_queries_")
-                    && ["ld.global.f32", "st.global.f32"].iter().any(|start| statement.starts_with(start))
-            };
-            let in_part =
-                |line: &&Line| line.loads.sectors > line.loads.minimum || line.stores.sectors > line.stores.minimum;
-            let in_part = counters.lines.iter().filter(in_part).find(|line| !by_itself(line));
-            assert!(in_part.is_none(), "{kernel}: {in_part:?}");
-            let meets = |line: &&Line| line.shared.bank_conflicts() > 0;
-            // Sums of f32 on their way out, as above.
-            let at_the_end = |line: &Line| T::DTYPE.size() == 4 && line.statement.starts_with("st.shared.v2.f32");
-            let meets = counters.lines.iter().filter(meets).find(|line| !at_the_end(line));
-            assert!(meets.is_none(), "{kernel}: {meets:?}");
-        }
-    }
     for head in [32, 64, 96, 128, 192, 256] {
-        of::<f16>(&soft, head, CAUSAL);
-        of::<bf16>(&soft, head, window(100, 30));
-        of::<f32>(&soft, head, CAUSAL);
+        whole_sectors::<f16>(&soft, head, CAUSAL);
+        whole_sectors::<bf16>(&soft, head, window(100, 30));
+        whole_sectors::<f32>(&soft, head, CAUSAL);
+    }
+}
+
+pub fn whole_sectors<T: Float>(soft: &Gpu, head: usize, mask: Mask) {
+    let p = problem::<T>(1, [1, 1, 1, 256, 256, head, head], 1.0);
+    let device = device();
+    let tensor = |values: &[f64], dims: &[usize]| {
+        let values: Vec<T> = values.iter().map(|x| T::from_f64(*x)).collect();
+        Tensor::from_slice(&device, dims, &values).unwrap()
+    };
+    let dims = [1, 1, 256, head];
+    let [q, k, v] = [&p.q, &p.k, &p.v].map(|x| tensor(x, &dims));
+    let options = Attention { mask, ..Attention::default() };
+    let output = forward(&q, &k, &v, &options).unwrap();
+    soft.reset_counters();
+    drop(backward(&q, &k, &v, &output, &output.out, &options).unwrap());
+    for kernel in explain(&q, &k, &v, &options).unwrap().backward.kernels {
+        let counters = soft.counters(&kernel.symbol).expect("it was launched");
+        assert_eq!(counters.local_bytes, 0, "{kernel}");
+        // A lane that owns queries reads two numbers of each by itself, and writes one.
+        let by_itself = |line: &Line| {
+            let statement = &line.statement;
+            kernel.symbol.contains("_queries_")
+                && ["ld.global.f32", "st.global.f32"].iter().any(|start| statement.starts_with(start))
+        };
+        let in_part =
+            |line: &&Line| line.loads.sectors > line.loads.minimum || line.stores.sectors > line.stores.minimum;
+        let in_part = counters.lines.iter().filter(in_part).find(|line| !by_itself(line));
+        assert!(in_part.is_none(), "{kernel}: {in_part:?}");
+        let meets = |line: &&Line| line.shared.bank_conflicts() > 0;
+        // Sums of f32 on their way out, as above.
+        let at_the_end = |line: &Line| T::DTYPE.size() == 4 && line.statement.starts_with("st.shared.v2.f32");
+        let meets = counters.lines.iter().filter(meets).find(|line| !at_the_end(line));
+        assert!(meets.is_none(), "{kernel}: {meets:?}");
     }
 }

@@ -100,7 +100,7 @@ impl World {
 
 /// Holds the kernels of an explanation against those that ran since counters and launches were reset.
 #[track_caller]
-fn same(soft: &Gpu, pass: &ExplainedPass, bands_only: bool, what: &str) {
+pub fn same(soft: &Gpu, pass: &ExplainedPass, bands_only: bool, what: &str) {
     let launched: Vec<_> = soft.take_launches();
     let of_launch =
         |l: &softgpu::ctl::LaunchRecord| (l.kernel.clone(), l.grid.map(u64::from), l.block[0], l.dynamic_shared.into());
@@ -109,10 +109,7 @@ fn same(soft: &Gpu, pass: &ExplainedPass, bands_only: bool, what: &str) {
     assert_eq!(explained, launched, "{what}");
     for kernel in pass.kernels.iter().filter(|kernel| kernel.tiles.is_some()) {
         let counters = soft.counters(&kernel.symbol).expect("it was launched");
-        let products = counters.lines.iter().filter(|line| line.statement.starts_with("mma."));
-        let flops = |statement: &str| if statement.contains("m16n8k16") { 4096 } else { 2048 };
-        let flops: u64 = products.map(|line| line.issued.warp * flops(&line.statement)).sum();
-        assert_eq!(kernel.flops, flops, "{what}: {kernel}");
+        assert_eq!(kernel.flops, counters.matrix_flops, "{what}: {kernel}");
         let read = counters.global_loads.bytes;
         // Bytes, segments, lengths and offsets are read as well.
         assert!(

@@ -11,6 +11,7 @@ use crate::common::compare::{Format, assert_same_bits};
 use crate::common::device::{assert_no_findings, soft};
 use crate::devices;
 use crate::largest_error;
+use crate::table::of_warpgroups;
 use sumexp::{DType, bf16, f16};
 
 /// Each gradient by its name; that of a bias is empty without one.
@@ -119,6 +120,16 @@ fn quarter<T: Format>(number: u64) {
         // (`magnitudes`).
         let factor = if T::DTYPE == DType::F32 { 4.0 } else { 1.0 };
         assert!(ours <= factor * naive, "{ours:e} against {naive:e}");
+    }
+}
+
+/// Cases that warpgroups take.
+pub fn by_warpgroups<T: Format>() {
+    let mut errors = [Errors::default(), Errors::default()];
+    of_warpgroups::<T>().iter().for_each(|case| run::<T>(case, &mut errors));
+    for Errors { ours, naive, worst: (ratio, worst) } in errors {
+        println!("{}: {ours:.2e}, naive {naive:.2e} in all; at most {ratio:.2} times: {worst}", T::DTYPE);
+        assert!(ours <= naive, "{ours:e} against {naive:e}");
     }
 }
 

@@ -12,7 +12,7 @@ use sumexp::mask::{Align, Band};
 use sumexp::{Dim, Float, Mask, Tensor, View, bf16, f16};
 
 /// Runs a test with these kernels. Without them, in a build for other GPUs alone, there is nothing to test.
-fn on_hopper(test: impl FnOnce()) {
+pub fn on_hopper(test: impl FnOnce()) {
     if !images().iter().any(|(name, _)| name.ends_with("_sm90a")) {
         return println!("skipped: not built for compute capability 9.0");
     }

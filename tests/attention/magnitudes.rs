@@ -101,6 +101,13 @@ fn all<T: Format>() {
     }
 }
 
+/// Scores that are made by products alone, of heads that warpgroups take.
+pub fn by_warpgroups<T: Format>() {
+    for (scores, size) in ALL[..5].iter().flat_map(|scores| [64, 128].map(|size| (*scores, size))) {
+        assert_no_worse_than_naive::<T>(scores, size);
+    }
+}
+
 #[test]
 fn f16_results() {
     all::<f16>();

@@ -11,6 +11,7 @@ mod explain;
 mod general;
 mod gradients;
 mod hopper;
+mod hopper_gradients;
 mod known_bugs;
 mod magnitudes;
 mod naive;

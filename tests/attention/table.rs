@@ -99,8 +99,8 @@ fn quarter<T: Format>(number: u64) {
     }
 }
 
-/// Some of the cases with bands and lengths alone and heads that warpgroups take.
-pub fn by_warpgroups<T: Format>() {
+/// The cases of a type with bands and lengths alone and heads that warpgroups take.
+pub fn of_warpgroups<T: Format>() -> Vec<Case> {
     let plain = |case: &Case| {
         let mask = matches!(
             case.mask,
@@ -116,6 +116,11 @@ pub fn by_warpgroups<T: Format>() {
     let cases: Vec<Case> = table().into_iter().filter(|case| case.dtype == T::DTYPE && plain(case)).collect();
     println!("{} cases", cases.len());
     assert!(cases.len() > 4);
+    cases
+}
+
+pub fn by_warpgroups<T: Format>() {
+    let cases = of_warpgroups::<T>();
     let mut errors = [Errors::default(), Errors::default()];
     cases.iter().for_each(|case| run::<T>(case, &mut errors));
     for Errors { ours, naive, worst: (ratio, worst) } in errors {

@@ -1,11 +1,17 @@
 //! The launches of the backward kernels.
 
+use super::forward::portable;
+use super::maps::{Packing, map};
 use super::{Forward, Launch, NO_PAIRS, four, matrix};
+use crate::device::Device;
 use crate::dtype::{DType, Float, bf16, f16};
 use crate::error::Result;
-use crate::kernels::params::{AttentionBackwardParams, AttentionMatrix, AttentionPairs, AttentionRow, AttentionVector};
+use crate::kernels::params::{
+    AttentionBackwardParams, AttentionBackwardSm90aParams, AttentionCall, AttentionMatrix, AttentionPairs,
+    AttentionRow, AttentionVector,
+};
 use crate::kernels::{KernelId, LaunchShape, launch};
-use crate::plan::attention as plan;
+use crate::plan::attention::{self as plan, Kind};
 use crate::shape::Shape;
 use crate::tensor::{Tensor, View, ViewMut};
 use std::ffi::c_void;
@@ -106,24 +112,46 @@ fn output<T: Float>(
     Ok(matrix::<T>(address, like.dims(), &strides))
 }
 
-/// The plan of a backward call.
-pub(crate) fn planned_backward<T: Float>(call: &Forward<T>) -> plan::Backward {
+/// How a backward call is launched.
+pub(crate) struct PlannedBackward {
+    pub(crate) plan: plan::Backward,
+    /// Why the kernels of compute capability 9.0 cannot run on this device, if they cannot.
+    pub(crate) portable: Option<&'static str>,
+    /// How q, k, v and dout are packed first, those that are.
+    pub(crate) packings: [Option<Packing>; 4],
+}
+
+/// How a backward call is launched. Without `dout`, as if it were contiguous.
+pub(crate) fn planned_backward<T: Float>(call: &Forward<T>, dout: Option<&View<T>>) -> PlannedBackward {
     let [batch, heads, queries, head_size] = four(call.q.dims()).map(u64::from);
     let [_, key_heads, keys, value_size] = four(call.v.dims()).map(u64::from);
     let size = plan::Size { batch, heads, queries, head_size, value_size };
     let bias = call.bias_gradient.map(|shape| shape.map(|length| length as u64));
-    plan::backward(&size, keys, key_heads, call.sequences(), T::DTYPE, call.general().is_some(), bias)
+    let (part, head) = (plan::Part::Queries, plan::SM90A_QUERIES[0].head);
+    let id = KernelId::AttentionBackward { dtype: T::DTYPE, head, part, kind: Kind::Sm90a };
+    let portable = portable(call.q.device(), id);
+    let kinds = plan::Kinds { general: call.general().is_some(), sm90a: portable.is_none() };
+    let plan = plan::backward(&size, keys, key_heads, call.sequences(), T::DTYPE, kinds, bias);
+    let mut packings = [None; 4];
+    if plan.sweeps.iter().any(|sweep| sweep.kind == Kind::Sm90a) {
+        let of_dout = match dout {
+            Some(dout) => Packing::of(dout),
+            None => Packing::of_contiguous([batch, heads, queries, value_size]),
+        };
+        packings = [Packing::of(&call.q), Packing::of(&call.k), Packing::of(&call.v), of_dout];
+    }
+    PlannedBackward { plan, portable, packings }
 }
 
-/// The launches of a plan, in order, with what those that have tiles do.
+/// The launches of a plan behind those that pack operands, in order, with what those that have tiles do.
 pub(crate) fn backward_launches(plan: &plan::Backward, dtype: DType) -> Vec<(Launch, Option<plan::Sweep>)> {
     let shape = LaunchShape { grid: [plan.rows_blocks, 1, 1], block: [plan::ROWS_THREADS, 1, 1], shared: 0 };
     let rows = Launch { id: KernelId::AttentionBackwardRows { dtype }, shape };
     let of_sweep = |sweep: &plan::Sweep| {
-        let plan::Sweep { part, tiles, .. } = *sweep;
+        let plan::Sweep { part, kind, tiles, .. } = *sweep;
         let grid = plan::grid(sweep.blocks);
-        let id = KernelId::AttentionBackward { dtype, head: tiles.head, part, general: plan.general };
-        let shape = LaunchShape { grid, block: [tiles.threads(), 1, 1], shared: sweep.shared };
+        let id = KernelId::AttentionBackward { dtype, head: tiles.head, part, kind };
+        let shape = LaunchShape { grid, block: [sweep.threads(), 1, 1], shared: sweep.shared };
         (Launch { id, shape }, Some(*sweep))
     };
     let sweeps = plan.sweeps.iter().filter(|sweep| sweep.blocks > 0).map(of_sweep);
@@ -139,7 +167,7 @@ pub(crate) fn backward<T: Float>(
     mut gradients: OperandGradients<T>,
 ) -> Result<()> {
     let (dtype, device) = (T::DTYPE, call.q.device());
-    let plan = planned_backward(call);
+    let PlannedBackward { plan, packings, .. } = planned_backward(call, Some(&upstream.dout));
     let known = Shape::new(op, &[call.q.dims()[0], call.q.dims()[1], call.q.dims()[2], 4])?;
     let mut known = Tensor::<f32>::unfilled(op, device, known)?;
     let dims = gradients.dims;
@@ -167,24 +195,77 @@ pub(crate) fn backward<T: Float>(
         scale: call.scale,
         reserved: 0,
     };
-    for (Launch { id, shape }, _) in backward_launches(&plan, dtype) {
+    let (mut moved, mut packed) = ([params.call.q, params.call.k, params.call.v, params.dout], Vec::new());
+    let views = [&call.q, &call.k, &call.v, &upstream.dout];
+    for ((matrix, view), packing) in moved.iter_mut().zip(views).zip(packings) {
+        if let Some(packing) = packing {
+            let (memory, to) = packing.run(op, view, matrix)?;
+            packed.push(memory);
+            *matrix = to;
+        }
+    }
+    for (Launch { id, shape }, sweep) in backward_launches(&plan, dtype) {
         // SAFETY: `call`, `saved` and `upstream` hold borrowed views on one device, checked to have the shapes named above; the
         // parameters repeat their strides. The gradients are borrowed for writing and have the shapes of their operands, that of the bias
         // its own shape and type. The workspace has
-        // an `AttentionRow` for every query; the launch that comes first fills it for the others.
-        unsafe { launch(device, id, &shape, &params) }?;
+        // an `AttentionRow` for every query; the launch that comes first fills it for the others. What was packed has the shape of what it
+        // was.
+        unsafe {
+            match sweep {
+                Some(sweep) if sweep.kind == Kind::Sm90a => {
+                    launch(device, id, &shape, &with_maps(device, dtype, &params, moved, &sweep)?)
+                }
+                _ => launch(device, id, &shape, &params),
+            }
+        }?;
     }
     Ok(())
+}
+
+/// The parameters for q, k, v and dout as they lie now, with maps of them in tiles of rows and of columns.
+fn with_maps(
+    device: &Device,
+    dtype: DType,
+    backward: &AttentionBackwardParams,
+    [q, k, v, dout]: [AttentionMatrix; 4],
+    sweep: &plan::Sweep,
+) -> Result<AttentionBackwardSm90aParams> {
+    let backward = AttentionBackwardParams { call: AttentionCall { q, k, v, ..backward.call }, dout, ..*backward };
+    let sizes = &backward.call.sizes;
+    // Packed sequences are one batch entry.
+    let batch = if backward.call.query_offsets.is_null() { sizes.batch } else { 1 };
+    let (rows, columns) = (sweep.tiles.rows(), sweep.tiles.columns);
+    let (of_queries, of_keys) = if sweep.part == plan::Part::Queries { (rows, columns) } else { (columns, rows) };
+    let queries = |matrix, length| map(device, dtype, matrix, [batch, sizes.heads, sizes.queries, length], of_queries);
+    let keys = |matrix, length| map(device, dtype, matrix, [batch, sizes.key_heads, sizes.keys, length], of_keys);
+    Ok(AttentionBackwardSm90aParams {
+        q_map: queries(&q, sizes.head_size)?,
+        k_map: keys(&k, sizes.head_size)?,
+        v_map: keys(&v, sizes.value_size)?,
+        dout_map: queries(&dout, sizes.value_size)?,
+        backward,
+    })
 }
 
 /// The kernels that exist for an element type.
 pub(super) fn kernels(dtype: DType) -> impl Iterator<Item = KernelId> {
     let heads = plan::backward_tiles(dtype, plan::Part::Queries).map(|tiles| tiles.head);
     let of_head = move |head| plan::parts(dtype, head).iter().map(move |part| (head, *part));
-    let both =
-        move |(head, part)| [false, true].map(|general| KernelId::AttentionBackward { dtype, head, part, general });
+    let both = move |(head, part)| {
+        [Kind::Bands, Kind::General].map(|kind| KernelId::AttentionBackward { dtype, head, part, kind })
+    };
     // A bias always asks for the kernels that take any.
-    let of_bias = move |head| KernelId::AttentionBackward { dtype, head, part: plan::Part::Bias, general: true };
+    let kind = Kind::General;
+    let of_bias = move |head| KernelId::AttentionBackward { dtype, head, part: plan::Part::Bias, kind };
     let of_operands = heads.into_iter().flat_map(of_head).flat_map(both);
-    of_operands.chain(heads.map(of_bias)).chain([KernelId::AttentionBackwardRows { dtype }])
+    let sm90a = plan::SM90A_QUERIES.into_iter().filter(move |_| dtype.size() == 2).flat_map(move |tiles| {
+        let (head, kind) = (tiles.head, Kind::Sm90a);
+        [plan::Part::Queries, plan::Part::KeysAndValues].map(|part| KernelId::AttentionBackward {
+            dtype,
+            head,
+            part,
+            kind,
+        })
+    });
+    of_operands.chain(sm90a).chain(heads.map(of_bias)).chain([KernelId::AttentionBackwardRows { dtype }])
 }

@@ -59,12 +59,11 @@ pub(crate) struct Planned {
     pub(crate) packings: [Option<Packing>; 3],
 }
 
-/// Why the kernels of compute capability 9.0 cannot run on a device.
-fn portable(device: &Device, dtype: DType) -> Option<&'static str> {
+/// Why a kernel of compute capability 9.0 cannot run on a device.
+pub(super) fn portable(device: &Device, id: KernelId) -> Option<&'static str> {
     if device.capabilities().is_none_or(|caps| caps.compute_capability != (9, 0)) {
         return Some("it needs a GPU of compute capability 9.0");
     }
-    let id = KernelId::AttentionForward { dtype, head: plan::SM90A[0].head, kind: Kind::Sm90a };
     let compiled = images().iter().any(|(name, _)| *name == id.image());
     (!compiled).then_some("the library was built without kernels for compute capability 9.0")
 }
@@ -77,30 +76,35 @@ pub(crate) fn planned<T: Float>(call: &Forward<T>) -> Planned {
     let sharing = plan::share(heads, key_heads, queries, call.offsets.is_some(), general);
     let group = sharing.unwrap_or(1);
     let size = plan::Size { batch, heads: heads / group, queries: queries * group, head_size, value_size };
-    let portable = portable(call.q.device(), T::DTYPE);
-    let plan = plan::forward(&size, seen.clone(), call.sequences(), T::DTYPE, general, portable.is_none());
+    let id = KernelId::AttentionForward { dtype: T::DTYPE, head: plan::SM90A[0].head, kind: Kind::Sm90a };
+    let portable = portable(call.q.device(), id);
+    let plan = plan::forward(
+        &size,
+        seen.clone(),
+        call.sequences(),
+        T::DTYPE,
+        plan::Kinds { general, sm90a: portable.is_none() },
+    );
     let packing = |view| if plan.kind == Kind::Sm90a { Packing::of(view) } else { None };
     let packings = [&call.q, &call.k, &call.v].map(packing);
     Planned { plan, sharing, seen, portable, packings }
 }
 
-/// The launches of a plan, in their order.
+/// The launches of a plan behind those that pack operands, in their order.
 pub(crate) struct Launches {
-    pub(crate) packings: Vec<Launch>,
     pub(crate) first: Launch,
     pub(crate) merge: Option<Launch>,
 }
 
 /// The launches of a plan for results of so many rows.
 pub(crate) fn launches(planned: &Planned, rows: u64, dtype: DType) -> Launches {
-    let Planned { plan, packings, .. } = planned;
+    let plan = &planned.plan;
     let shape = LaunchShape { grid: plan::grid(plan.blocks), block: [plan.threads(), 1, 1], shared: plan.shared };
     let id = KernelId::AttentionForward { dtype, head: plan.tiles.head, kind: plan.kind };
     let (blocks, threads) = plan::warps(rows);
     let merge = LaunchShape { grid: [blocks, 1, 1], block: [threads, 1, 1], shared: 0 };
     let merge = Launch { id: KernelId::AttentionMerge { dtype }, shape: merge };
-    let packings = packings.iter().flatten().map(Packing::launch).collect();
-    Launches { packings, first: Launch { id, shape }, merge: (plan.splits > 1).then_some(merge) }
+    Launches { first: Launch { id, shape }, merge: (plan.splits > 1).then_some(merge) }
 }
 
 /// Enqueues a forward call.

@@ -48,9 +48,18 @@ pub(crate) struct Packing {
 impl Packing {
     /// What has to be packed of an operand, if it has elements.
     pub(super) fn of<T: Element>(view: &View<T>) -> Option<Self> {
-        let length = view.dims()[3] as u64;
-        let packing = Self { lengths: distinct(view), length, padded: length.next_multiple_of(8) };
+        let packing = Self::new(distinct(view), view.dims()[3] as u64);
         (!fits(view) && !packing.lengths.contains(&0)).then_some(packing)
+    }
+
+    /// The same of an operand of these lengths that is contiguous.
+    pub(super) fn of_contiguous(lengths: [u64; 4]) -> Option<Self> {
+        let [lengths @ .., length] = lengths;
+        (!length.is_multiple_of(8) && !lengths.contains(&0)).then(|| Self::new(lengths, length))
+    }
+
+    fn new(lengths: [u64; 3], length: u64) -> Self {
+        Self { lengths, length, padded: length.next_multiple_of(8) }
     }
 
     fn rows(&self) -> u64 {

@@ -8,8 +8,11 @@ mod partial;
 mod weights;
 
 pub use backward::BiasInto;
-pub(crate) use backward::{OperandGradients, Saved, Upstream, backward, backward_launches, planned_backward};
+pub(crate) use backward::{
+    OperandGradients, PlannedBackward, Saved, Upstream, backward, backward_launches, planned_backward,
+};
 pub(crate) use forward::{Launches, Planned, Results, forward, launches, planned};
+pub(crate) use maps::Packing;
 pub(crate) use mask::Masking;
 pub(crate) use partial::{Gradients, Merged, Part, merge, merge_backward};
 pub(crate) use weights::weights;

@@ -1,6 +1,6 @@
 //! Launch plans of the forward kernels.
 
-use super::{Footprint, Size, Tiles, tiles};
+use super::{Footprint, Kind, Kinds, SM90A_COPIERS, Size, Tiles, tiles, warpgroups_take};
 use crate::dtype::DType;
 use std::fmt;
 use std::ops::Range;
@@ -28,25 +28,13 @@ pub const WIDE: [Tiles; 6] = [
 
 /// Kernels of compute capability 9.0 on 16-bit elements: two warpgroups that multiply, and a third that copies.
 pub const SM90A: [Tiles; 2] = [tiles(64, 8, 1, 128), tiles(128, 8, 1, 128)];
-/// Threads of the warpgroup that copies, and bytes of barriers.
-const SM90A_COPIERS: u32 = 128;
+/// Bytes of barriers.
 const SM90A_BARRIERS: u64 = 72;
 
 /// Keys of a split. A call's own lengths decide whether and where its keys are split, never how much other work there is.
 pub const SPLIT_KEYS: u64 = 1024;
 /// The most queries for which keys are split; more of them keep a GPU busy by themselves.
 const SPLIT_QUERIES: u64 = 128;
-
-/// Which of the kernels for an element type and head size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// For bands and lengths of keys.
-    Bands,
-    /// For masks and scores of any kind.
-    General,
-    /// For bands and lengths of keys, on compute capability 9.0.
-    Sm90a,
-}
 
 /// How the forward operation is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,16 +72,8 @@ impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tiles { head, keys, warps, .. } = self.tiles;
         let queries = self.tiles.queries();
-        let kind = match self.kind {
-            Kind::Bands => "bands",
-            Kind::General => "any mask and score",
-            Kind::Sm90a => "bands by warpgroups",
-        };
-        write!(
-            f,
-            "{queries} queries x {keys} keys of up to {head} elements, {warps} warps, {kind}: {} blocks",
-            self.blocks
-        )
+        let (kind, blocks) = (self.kind, self.blocks);
+        write!(f, "{queries} queries x {keys} keys of up to {head} elements, {warps} warps, {kind}: {blocks} blocks")
     }
 }
 
@@ -111,17 +91,11 @@ pub fn tiles_for(head: u64, dtype: DType) -> Tiles {
 /// The tiles of the kernel of compute capability 9.0, or why there is none. What decides are the element type and the call's own lengths
 /// and options, as they decide about the bits of its results.
 pub fn warpgroups(head: u64, dtype: DType, general: bool, splits: bool) -> Result<Tiles, &'static str> {
-    if dtype.size() != 2 {
-        return Err("warpgroups multiply no f32");
-    }
-    if general {
-        return Err("it hides by bands and lengths alone, and changes no scores");
-    }
+    let own = warpgroups_take(head, dtype, general)?;
     if splits {
         return Err("it has all keys of a query in one block");
     }
-    let own = tiles_for(head, dtype).head;
-    SM90A.into_iter().find(|tiles| tiles.head == own).ok_or("it is made for heads of 33 to 64 and 97 to 128 elements")
+    Ok(SM90A[own])
 }
 
 /// The splits that different blocks work on, as numbers of [`SPLIT_KEYS`] keys each, or why a block has all keys of its queries.
@@ -158,15 +132,13 @@ pub fn share(heads: u64, key_heads: u64, queries: u64, packed: bool, general: bo
 }
 
 /// The plan of a forward operation with at least one query, and head sizes of at most [`super::MAX_HEAD`]. The queries of one batch entry
-/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands. `sm90a` says that the
-/// kernels of compute capability 9.0 can run.
+/// may be those of so many `sequences`, each with its own tiles. `keys` are those that any query sees by its bands.
 pub fn forward(
     size: &Size,
     keys: Range<u64>,
     sequences: Option<u64>,
     dtype: DType,
-    general: bool,
-    sm90a: bool,
+    Kinds { general, sm90a }: Kinds,
 ) -> Forward {
     let (splits, split_from) = match split(size.queries, keys, sequences.is_some()) {
         Ok(splits) => (splits.end - splits.start, splits.start * SPLIT_KEYS),
@@ -193,6 +165,8 @@ pub fn forward(
 mod tests {
     use super::*;
 
+    const PLAIN: Kinds = Kinds { general: false, sm90a: false };
+
     #[test]
     fn every_kernel_fits_in_a_block_of_every_gpu() {
         for (table, dtype) in [(NARROW, DType::F16), (WIDE, DType::F32)] {
@@ -213,17 +187,17 @@ mod tests {
             assert_eq!(tiles_for(head, DType::F32).head, class);
         }
         let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 128 };
-        let plan = forward(&size, 0..1000, None, DType::F16, false, false);
+        let plan = forward(&size, 0..1000, None, DType::F16, PLAIN);
         assert_eq!((plan.tiles.head, plan.query_tiles, plan.blocks), (128, 2, 12));
         assert_eq!(plan.splits, 1);
         let short = Size { queries: 1, ..size };
         let splits = |keys: Range<u64>| {
-            let plan = forward(&short, keys, None, DType::F16, false, false);
+            let plan = forward(&short, keys, None, DType::F16, PLAIN);
             (plan.splits, plan.split_from, plan.blocks)
         };
         assert_eq!((splits(0..1024), splits(0..1025)), ((1, 0, 6), (2, 0, 12)));
         assert_eq!((splits(5000..9000), splits(7..7)), ((5, 4096, 30), (1, 0, 6)));
-        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, false, false).query_tiles, 6);
+        assert_eq!(forward(&size, 0..1000, Some(5), DType::F16, PLAIN).query_tiles, 6);
     }
 
     #[test]
@@ -236,9 +210,10 @@ mod tests {
             assert_eq!(warpgroups(head, DType::BF16, false, false).ok().map(|tiles| tiles.head), class);
         }
         let size = Size { batch: 2, heads: 3, queries: 129, head_size: 64, value_size: 64 };
-        let plan = forward(&size, 0..1000, None, DType::F16, false, true);
+        let plan = forward(&size, 0..1000, None, DType::F16, Kinds { general: false, sm90a: true });
         assert_eq!((plan.kind, plan.blocks, plan.threads()), (Kind::Sm90a, 12, 384));
-        let kind = |size: &Size, dtype, general| forward(size, 0..5000, None, dtype, general, true).kind;
+        let kind =
+            |size: &Size, dtype, general| forward(size, 0..5000, None, dtype, Kinds { general, sm90a: true }).kind;
         assert_eq!(kind(&size, DType::F32, false), Kind::Bands);
         assert_eq!(kind(&size, DType::F16, true), Kind::General);
         assert_eq!(kind(&Size { queries: 1, ..size }, DType::F16, false), Kind::Bands);

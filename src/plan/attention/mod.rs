@@ -5,15 +5,66 @@ mod forward;
 mod weights;
 mod work;
 
-pub use backward::{Backward, BackwardTiles, Part, ROWS_THREADS, Sweep, backward, backward_tiles, parts};
-pub use forward::{
-    Forward, Kind, NARROW, SM90A, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for, warpgroups,
+pub use backward::{
+    Backward, BackwardTiles, Part, ROWS_THREADS, SM90A_QUERIES, Sweep, backward, backward_tiles, backward_warpgroups,
+    parts,
 };
+pub use forward::{Forward, NARROW, SM90A, SPLIT_KEYS, WIDE, forward, heads, share, split, tiles_for, warpgroups};
 pub use weights::{WEIGHTS_TILES, Weights, weights};
 pub use work::{Bytes, CELL, Footprint, Segments, Sight, TileCounts, Work};
 
 use super::piece::MAX_BLOCKS;
 use crate::dtype::DType;
+use std::fmt;
+
+/// Which of the kernels for an element type and head size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// For bands and lengths of keys.
+    Bands,
+    /// For masks and scores of any kind.
+    General,
+    /// For bands and lengths of keys, on compute capability 9.0.
+    Sm90a,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bands => "bands",
+            Self::General => "any mask and score",
+            Self::Sm90a => "bands by warpgroups",
+        })
+    }
+}
+
+/// What decides which kind of kernel takes a call, beside its lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    /// Whether masks and scores ask for the kernels that take any.
+    pub general: bool,
+    /// Whether the kernels of compute capability 9.0 can run.
+    pub sm90a: bool,
+}
+
+/// Threads of the warpgroup that copies, beside those that multiply.
+const SM90A_COPIERS: u32 = 128;
+
+/// Which of the kernels of compute capability 9.0 takes a call by its element type, the larger of its head sizes and its masks and scores,
+/// as an index of their tables; or why none does.
+fn warpgroups_take(head: u64, dtype: DType, general: bool) -> Result<usize, &'static str> {
+    if dtype.size() != 2 {
+        return Err("warpgroups multiply no f32");
+    }
+    if general {
+        return Err("it hides by bands and lengths alone, and changes no scores");
+    }
+    match forward::tiles_for(head, dtype).head {
+        64 => Ok(0),
+        128 => Ok(1),
+        _ => Err("it is made for heads of 33 to 64 and 97 to 128 elements"),
+    }
+}
 
 /// What a block of a kernel works on. Query tiles decide who shares a block; key tiles also decide the order of sums, so they depend
 /// on the element type and the head size alone.

@@ -1,20 +1,22 @@
 //! The backward operation explained.
 
 use super::facts::{Facts, Sizes, bytes, operand_bytes};
-use super::forward::{of_generality, of_masks, other_heads};
+use super::forward::{of_generality, of_masks, of_packing, other_gpus, other_heads};
 use super::{ExplainedKernel, ExplainedPass, RejectedPlan};
 use crate::dtype::Float;
-use crate::kernels::attention::{self as kernel, Forward};
+use crate::kernels::attention::{self as kernel, Forward, Packing, PlannedBackward};
 use crate::plan::attention::{self as plan, Part, Sweep, Work};
 
 /// `visible` pairs are counted already.
 pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Facts<T>, visible: u64) -> ExplainedPass {
-    let plan = kernel::planned_backward(call);
+    let PlannedBackward { plan, portable, packings } = kernel::planned_backward(call, None);
     let launches = kernel::backward_launches(&plan, T::DTYPE);
     let (mut kernels, mut workspace) = (Vec::new(), 0);
     if !launches.is_empty() {
         kernels = of_masks(call);
         workspace = call.masking.workspace() + sizes.rows() * 16;
+        kernels.extend(packings.iter().flatten().map(of_packing));
+        workspace += packings.iter().flatten().map(Packing::bytes).sum::<u64>();
     }
     kernels.extend(launches.iter().map(|(launch, sweep)| match sweep {
         None => ExplainedKernel::new(launch, "dot(dout, out) - dlse of every query".to_owned()),
@@ -27,6 +29,7 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
     let head = plan.sweeps[0].tiles.head;
     let mut rejected = other_heads(sizes, head, plan::heads(T::DTYPE).into_iter());
     rejected.push(of_generality(call));
+    rejected.push(of_warpgroups(call, sizes, &plan, portable));
     rejected.extend([one_kernel(), keys_and_values(&plan, head)]);
     let results = [&call.q, &call.k, &call.v].into_iter().map(bytes).sum::<u64>();
     let saved = 2 * sizes.rows() * sizes.value_size * sizes.bytes + 4 * sizes.rows();
@@ -39,9 +42,21 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
     }
 }
 
+fn of_warpgroups<T: Float>(
+    call: &Forward<T>,
+    sizes: &Sizes,
+    chosen: &plan::Backward,
+    portable: Option<&'static str>,
+) -> RejectedPlan {
+    let Sweep { kind, part, .. } = chosen.sweeps[0];
+    let head = sizes.head_size.max(sizes.value_size);
+    let fits = plan::backward_warpgroups(head, T::DTYPE, call.general().is_some(), part);
+    other_gpus(kind, fits.err().or(portable))
+}
+
 /// What a kernel does, and how many bytes of operands and of what is known of queries its blocks ask for.
 fn of_sweep<T: Float>(call: &Forward<T>, sweep: &Sweep, sizes: &Sizes, facts: &Facts<T>) -> (Work, u64) {
-    let (footprint, mut work) = (sweep.tiles.footprint(), Work::default());
+    let (footprint, mut work) = (sweep.footprint(), Work::default());
     let of_queries = matches!(sweep.part, Part::Queries | Part::Bias);
     facts.each(&mut |sight, heads| {
         let of_head = match (sweep.part, call.bias_gradient) {

@@ -3,7 +3,7 @@
 use super::facts::{Facts, Sizes, operand_bytes};
 use super::{ExplainedKernel, ExplainedPass, RejectedPlan};
 use crate::dtype::Float;
-use crate::kernels::attention::{self as kernel, Forward, Launches, Planned};
+use crate::kernels::attention::{self as kernel, Forward, Launches, Packing, Planned};
 use crate::plan::attention::{self as plan, Kind, SPLIT_KEYS, Sight, Work};
 
 /// `visible` pairs are counted already.
@@ -16,13 +16,12 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
     // Without results there are no launches.
     if sizes.rows() * sizes.value_size > 0 {
         let work = work(plan, sharing, seen.clone(), facts);
-        let Launches { packings: packs, first, merge } = kernel::launches(&planned, sizes.rows(), T::DTYPE);
+        let Launches { first, merge } = kernel::launches(&planned, sizes.rows(), T::DTYPE);
         let Sizes { head_size, value_size, .. } = *sizes;
         let read = sizes.bytes * (work.rows * head_size + work.columns * (head_size + value_size));
         let width = u64::from(plan.tiles.head) * sizes.steps();
-        let words = "puts rows of an operand at multiples of 16 bytes";
-        kernels.extend(packs.iter().map(|launch| ExplainedKernel::new(launch, words.to_owned())));
-        workspace += packings.iter().flatten().map(|packing| packing.bytes()).sum::<u64>();
+        kernels.extend(packings.iter().flatten().map(of_packing));
+        workspace += packings.iter().flatten().map(Packing::bytes).sum::<u64>();
         kernels.push(ExplainedKernel::new(&first, plan.to_string()).with(&work, 2, width, read));
         let words = || format!("merges {} splits of {SPLIT_KEYS} keys", plan.splits);
         kernels.extend(merge.map(|launch| ExplainedKernel::new(&launch, words())));
@@ -40,6 +39,11 @@ pub(super) fn explained<T: Float>(call: &Forward<T>, sizes: &Sizes, facts: &Fact
         bytes: operand_bytes(call) + results,
         workspace,
     }
+}
+
+/// A kernel that packs an operand.
+pub(super) fn of_packing(packing: &Packing) -> ExplainedKernel {
+    ExplainedKernel::new(&packing.launch(), "puts rows of an operand at multiples of 16 bytes".to_owned())
 }
 
 /// The kernels that look at masks first.
@@ -93,22 +97,25 @@ fn rejected<T: Float>(call: &Forward<T>, sizes: &Sizes, planned: &Planned) -> Ve
     rejected
 }
 
-/// The kernel for the other GPUs.
+/// The kernel for other GPUs than the chosen one is for; if that is every GPU, with the reason.
+pub(super) fn other_gpus(chosen: Kind, reason: Option<&'static str>) -> RejectedPlan {
+    if chosen == Kind::Sm90a {
+        let reason =
+            "products of warpgroups read their operands from shared memory, and tiles come without a thread's work";
+        return RejectedPlan::new("the kernel for every GPU", reason);
+    }
+    RejectedPlan::new("the kernel for compute capability 9.0", reason.unwrap_or("it cannot run"))
+}
+
 fn of_warpgroups<T: Float>(
     call: &Forward<T>,
     sizes: &Sizes,
     chosen: &plan::Forward,
     portable: Option<&'static str>,
 ) -> RejectedPlan {
-    if chosen.kind == Kind::Sm90a {
-        let reason =
-            "products of warpgroups read their operands from shared memory, and tiles come without a thread's work";
-        return RejectedPlan::new("the kernel for every GPU", reason);
-    }
     let head = sizes.head_size.max(sizes.value_size);
     let fits = plan::warpgroups(head, T::DTYPE, call.general().is_some(), chosen.splits > 1);
-    let reason = fits.err().or(portable).unwrap_or("it cannot run");
-    RejectedPlan::new("the kernel for compute capability 9.0", reason)
+    other_gpus(chosen.kind, fits.err().or(portable))
 }
 
 /// Kernels for the head sizes next to the chosen one.
